@@ -1,0 +1,68 @@
+"""What a reader of the tables must know: losses, resolution, absent figures, mixed backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from analysis.load import Trace
+from analysis.tables import BELOW_RESOLUTION, COST_COLUMNS, COUNTED_HERE, SHARE_COLUMNS, Column
+from analysis.units import ABSENT, count_text, time_text
+
+__all__ = ("footnotes", "loss_lines", "unattached")
+
+
+def loss_lines(traces: Sequence[Trace]) -> Iterator[str]:
+    """Say which traces lost events, or were cut short: the first thing to read."""
+    for trace in traces:
+        if trace.lost:
+            share = trace.lost / trace.emitted if trace.emitted else 1.0
+            yield (
+                f"LOST EVENTS in {trace.name}: {count_text(trace.lost)} of "
+                f"{count_text(trace.emitted)} ({share:.2%}); figures from calls and deliveries miss them"
+            )
+        if trace.cut_short:
+            yield f"CUT SHORT: {trace.name} was interrupted; what had been recorded is below"
+
+
+def unattached(trace: Trace) -> list[tuple[str, str]]:
+    """Return the probes that did not attach, each with the reason."""
+    return [
+        (str(probe["name"]), str(probe.get("detail") or "no reason given"))
+        for probe in trace.meta.get("probes") or []
+        if not probe.get("attached")
+    ]
+
+
+def _has_absent(summary: pd.DataFrame, columns: Sequence[Column]) -> bool:
+    return bool(summary[[column.source for column in columns]].isna().to_numpy().any())
+
+
+def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
+    """Explain the marks in the tables, and what must not be compared."""
+    yield (
+        "WAIT = sleep + runq + spin + check. COPY and the columns right of it add up to 100. "
+        "Delivery: from arrival in the receive queue to the end of the copy."
+    )
+    if (short := frozenset().union(*summary["below_resolution"])) and (
+        cost := traces[0].meta.get("resolution_ns")
+    ):
+        listed = ", ".join(
+            f"{phase} {time_text(cost.get(phase))}" for phase in cost if phase in short
+        )
+        yield f"{BELOW_RESOLUTION} below resolution: the probes themselves cost ({listed} a call)."
+    if (summary["counted_by"] != "load").any():
+        yield f"{COUNTED_HERE} requests are deliveries here: no load generator took part."
+    if _has_absent(summary, SHARE_COLUMNS):
+        yield f"{ABSENT} this backend cannot tell the phase apart; its time is contained in overhead."
+    if _has_absent(summary, COST_COLUMNS):
+        yield f"{ABSENT} nothing in this trace gives the figure."
+    merged = sum(int(trace.meta.get("merged") or 0) for trace in traces)
+    if merged:
+        yield f"{count_text(merged)} arrivals were merged into a neighbour: too many were pending."
+    backends = sorted({str(trace.meta["backend"]) for trace in traces})
+    kernels = sorted({str(trace.meta["kernel"]) for trace in traces})
+    yield f"Backend: {', '.join(backends)}. Kernel: {', '.join(kernels)}."
+    if len(backends) > 1:
+        yield "Traces of different backends differ in precision: compare with care."

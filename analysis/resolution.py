@@ -1,0 +1,25 @@
+"""Which phases are too short for the probes that measured them."""
+
+from __future__ import annotations
+
+from analysis.load import Trace
+from analysis.schema import CALLS, PHASES
+
+__all__ = ("below_resolution",)
+
+
+def below_resolution(trace: Trace) -> frozenset[str]:
+    """Return the phases whose mean, over the calls that have them, is below the cost of the probes.
+
+    The cost is ``resolution_ns`` of ``trace.json``, calibrated when the trace was made.
+    """
+    cost = trace.meta.get("resolution_ns") or {}
+    known = [phase for phase in PHASES if cost.get(phase) is not None]
+    times = trace.read(CALLS, [f"{phase}_ns" for phase in known])
+    short = set()
+    for phase in known:
+        spent = times[f"{phase}_ns"]
+        calls = int((spent > 0).sum())
+        if calls and spent.sum() / calls < cost[phase]:
+            short.add(phase)
+    return frozenset(short)

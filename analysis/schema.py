@@ -1,0 +1,116 @@
+"""The files of a trace: their columns and types, as SCHEMA.md documents them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = (
+    "CALLS",
+    "CONTEXTS",
+    "CPU_PHASES",
+    "DELIVERIES",
+    "PHASES",
+    "PHASE_COLUMNS",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "THREADS",
+    "WAIT_PHASES",
+    "Table",
+)
+
+SCHEMA_VERSION = 1
+"""The only layout of a trace directory that there has been."""
+
+PHASES = ("sleep", "runq", "spin", "check", "copy", "overhead")
+"""The parts of a call; they add up to its duration."""
+PHASE_COLUMNS = tuple(f"{phase}_ns" for phase in PHASES)
+WAIT_PHASES = ("sleep", "runq", "spin", "check")
+"""Stevens' first phase: waiting for the data to be ready."""
+CPU_PHASES = ("spin", "check", "copy", "overhead")
+"""The phases that a thread spends on a CPU."""
+
+CONTEXTS = ("process", "iou-wrk", "iou-sqp", "task-work", "aio")
+"""Who did the work of a call."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One CSV file of a trace.
+
+    ``columns`` maps a column to ``int32``, ``int64`` or ``category`` (few distinct strings);
+    ``required`` columns have a value in every row.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    required: frozenset[str]
+
+    @property
+    def file(self) -> str:
+        """Return the file's name inside a trace directory."""
+        return f"{self.name}.csv"
+
+
+def _nanoseconds(columns: tuple[str, ...]) -> dict[str, str]:
+    return dict.fromkeys(columns, "int64")
+
+
+CALLS = Table(
+    "calls",
+    {
+        "ts_ns": "int64",
+        "duration_ns": "int64",
+        "cpu": "int32",
+        "pid": "int32",
+        "tid": "int32",
+        "comm": "category",
+        "context": "category",
+        "call": "category",
+        "fd": "int32",
+        "socket": "int64",
+        "nfds": "int32",
+        "ready": "int32",
+        "result": "int64",
+        "bytes": "int64",
+        **_nanoseconds(PHASE_COLUMNS),
+    },
+    frozenset({"ts_ns", "duration_ns", "pid", "tid", "context", "call"}),
+)
+
+DELIVERIES = Table(
+    "deliveries",
+    {
+        "socket": "int64",
+        "fd": "int32",
+        "pid": "int32",
+        "tid": "int32",
+        "ready_ns": "int64",
+        "noticed_ns": "int64",
+        "copied_ns": "int64",
+        "bytes": "int64",
+        "notify_ns": "int64",
+        "waker_context": "category",
+    },
+    frozenset({"pid", "tid"}),
+)
+
+THREADS = Table(
+    "threads",
+    {
+        "pid": "int32",
+        "tid": "int32",
+        "comm": "category",
+        "role": "category",
+        "model": "category",
+        **_nanoseconds(("wall_ns", "user_ns", *PHASE_COLUMNS)),
+        **_nanoseconds(("other_calls_ns", "off_cpu_elsewhere_ns")),
+        "calls": "int64",
+        "bytes": "int64",
+        "voluntary_switches": "int64",
+        "involuntary_switches": "int64",
+    },
+    frozenset({"pid", "tid", "wall_ns"}),
+)
+
+TABLES = (CALLS, DELIVERIES, THREADS)
