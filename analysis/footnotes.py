@@ -20,7 +20,7 @@ def loss_lines(traces: Sequence[Trace]) -> Iterator[str]:
             share = trace.lost / trace.emitted if trace.emitted else 1.0
             yield (
                 f"LOST EVENTS in {trace.name}: {count_text(trace.lost)} of "
-                f"{count_text(trace.emitted)} ({share:.2%}); figures from calls and deliveries miss them"
+                f"{count_text(trace.emitted)} ({share:.2%}); the figures below miss them"
             )
         if trace.cut_short:
             yield f"CUT SHORT: {trace.name} was interrupted; what had been recorded is below"
@@ -55,7 +55,7 @@ def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
     if (summary["counted_by"] != "load").any():
         yield f"{COUNTED_HERE} requests are deliveries here: no load generator took part."
     if _has_absent(summary, SHARE_COLUMNS):
-        yield f"{ABSENT} this backend cannot tell the phase apart; its time is contained in overhead."
+        yield f"{ABSENT} this backend cannot tell the phase apart; its time is part of overhead."
     if _has_absent(summary, COST_COLUMNS):
         yield f"{ABSENT} nothing in this trace gives the figure."
     merged = sum(int(trace.meta.get("merged") or 0) for trace in traces)

@@ -30,8 +30,8 @@ _REQUIRED_META = ("schema", "backend", "kernel", "targets", "lost", "emitted", "
 class Trace:
     """One trace: ``meta`` is ``trace.json``; the frames have the columns of SCHEMA.md.
 
-    Integers are nullable; an unknown value is ``pd.NA``. The frames are shared: copy before changing
-    them.
+    Integers are nullable; an unknown value is ``pd.NA``. The frames are shared: copy them
+    before changing them.
     """
 
     path: Path

@@ -25,8 +25,8 @@ NANOSECONDS_PER_SECOND = 1e9
 class Requests:
     """How many requests a trace served, and who counted them.
 
-    ``counted_by`` is ``load`` (the load generator) or ``deliveries`` (arrivals of data in the trace,
-    for a recording of a real program).
+    ``counted_by`` is ``load`` (the load generator) or ``deliveries`` (arrivals of data in the
+    trace, for a recording of a real program).
     """
 
     count: int
@@ -100,10 +100,10 @@ def summarise(traces: Iterable[Trace], families: Mapping[str, str] | None = None
     """Return one row per trace.
 
     Shares (``sleep`` ... ``off_cpu_elsewhere``, and ``wait`` = sleep + runq + spin + check) are of
-    the summed wall time of all threads; a part that no probe measured is ``NaN``, a phase that is too
-    short for the probes is named in ``below_resolution``. Times are nanoseconds; ``delivery_*`` run
-    from an arrival in the receive queue to the end of its copy. ``families`` maps a model to the
-    family it is listed under.
+    the summed wall time of all threads; a part that no probe measured is ``NaN``, a phase too short
+    for the probes is named in ``below_resolution``. Times are nanoseconds; ``delivery_*`` run from
+    an arrival in the receive queue to the end of its copy. ``families`` maps a model to the family it
+    is listed under.
     """
     rows = [_row(trace, (families or {}).get(trace.model or "")) for trace in traces]
     frame = pd.DataFrame(rows)

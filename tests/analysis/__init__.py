@@ -1,0 +1,1 @@
+"""Tests of analysis, on traces with known phases and on real ones."""

@@ -1,0 +1,89 @@
+"""The report fits its width, is plain when piped, and says what a reader must know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis.load import load
+from analysis.report import report_json, report_text
+from analysis.summary import SHARES, summarise
+from tests.analysis import synthetic
+
+LOST = {"calls": 7, "deliveries": 0, "threads": 0, "total": 7}
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return synthetic.make_traces(tmp_path_factory.mktemp("traces"), requests=100)
+
+
+def test_the_report_fits_100_columns_with_the_longest_figures(tmp_path: Path) -> None:
+    workload = synthetic.make_workload(10**9) | {"requests_per_s": 1_234_567.0}
+    meta = {"model": "io_uring_multishot_with_buffers", "workload": workload, "lost": LOST}
+    text = report_text([synthetic.make_trace(tmp_path / "t", "epoll", 50, meta=meta)])
+    assert max(map(len, text.splitlines())) <= 100
+    assert "1,234,567" in text
+
+
+def test_a_piped_report_has_no_escape_sequences(traces: list[Path]) -> None:
+    assert "\x1b" not in report_text(traces)
+    assert "\x1b[" in report_text(traces, colour=True)
+
+
+def test_every_model_has_a_line_in_both_tables(traces: list[Path]) -> None:
+    text = report_text(traces)
+    for path in traces:
+        assert sum(line.startswith(path.name + " ") for line in text.splitlines()) == 2
+
+
+def test_models_stand_below_their_family(traces: list[Path]) -> None:
+    families = {"epoll": "multiplexing", "select": "multiplexing", "blocking": "one call"}
+    lines = [
+        line.split()[0] for line in report_text(traces, families=families).splitlines() if line
+    ]
+    start = lines.index("multiplexing")
+    assert lines[start + 1 : start + 3] == ["select", "epoll"]
+
+
+def test_a_loss_is_on_the_first_line(tmp_path: Path) -> None:
+    path = synthetic.make_trace(tmp_path / "lossy", requests=50, meta={"lost": LOST})
+    first = report_text([path]).splitlines()[0]
+    assert first.startswith("LOST EVENTS in lossy: 7 of ")
+
+
+def test_a_trace_cut_short_says_so_first(tmp_path: Path) -> None:
+    path = synthetic.make_trace(tmp_path / "t", requests=50, meta={"cut_short": True})
+    assert report_text([path]).startswith("CUT SHORT: t was interrupted")
+
+
+def test_traces_of_two_backends_carry_a_warning(tmp_path: Path) -> None:
+    paths = [
+        synthetic.make_trace(tmp_path / backend, requests=50, meta={"backend": backend})
+        for backend in ("fentry", "tracepoint")
+    ]
+    assert "different backends" in report_text(paths)
+    assert "different backends" not in report_text(paths[:1])
+
+
+def test_two_traces_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    paths = [synthetic.make_trace(tmp_path / name, requests=50) for name in ("a", "b")]
+    text = report_text(paths)
+    assert "epoll (a)" in text and "epoll (b)" in text
+
+
+def test_json_gives_the_numbers_of_the_api(traces: list[Path]) -> None:
+    rows = json.loads(report_json(traces))["traces"]
+    summary = summarise(map(load, traces)).to_dict("records")
+    for row, expected in zip(rows, summary, strict=True):
+        assert [row[share] for share in SHARES] == [expected[share] for share in SHARES]
+
+
+def test_json_writes_null_for_an_absent_figure(tmp_path: Path) -> None:
+    path = synthetic.make_trace(
+        tmp_path / "t", requests=50, meta={"workload": None, "started": None}
+    )
+    row = json.loads(report_json([path]))["traces"][0]
+    assert row["requests_per_s"] is None
