@@ -1,0 +1,62 @@
+# Every target does its own set-up first; 'make help' lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+CODE := analysis probes servers tests tracer
+MODELS ?= blocking threads nonblocking select poll epoll
+KERNEL ?= 6.1
+ARGS ?= doctor
+
+export PYTHONNOUSERSITE := 1
+
+# Under sudo everything made here goes to the caller, however the recipe ends.
+OWN := trap '.ci/setup own' EXIT
+
+.PHONY: help setup demo test check format bench lab wheel clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+setup: ## install what is missing: BCC, .venv, the pinned Python packages, iophase
+	@.ci/setup run
+
+demo: ## six reference servers under load, traced: the wait-versus-copy table (root)
+	@[ "$$(id -u)" = 0 ] || { echo "make demo: tracing needs root: sudo make demo" >&2; exit 1; }
+	@.ci/setup run
+	@$(OWN); $(BIN)/iophase run $(MODELS)
+
+test: ## the linters, the types and the whole test suite
+	@.ci/setup dev
+	@$(OWN); $(MAKE) --no-print-directory lint; $(BIN)/python -m pytest
+
+check: ## the linters and the types alone
+	@.ci/setup dev
+	@$(OWN); $(MAKE) --no-print-directory lint
+
+.PHONY: lint
+lint:
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy
+
+format: ## bring the code into its one format
+	@.ci/setup dev
+	@$(OWN); $(BIN)/ruff check --fix $(CODE); $(BIN)/ruff format $(CODE)
+
+bench: ## what tracing costs, and how fast the tools are; takes minutes (root)
+	@.ci/setup dev
+	@$(OWN); $(BIN)/python -m pytest -s --timeout=0 tests/bench
+
+lab: ## the same in another kernel, in QEMU: make lab KERNEL=6.1 ARGS='run epoll'
+	@.ci/setup dev
+	@$(OWN); $(BIN)/iophase lab $(KERNEL) -- $(ARGS)
+
+wheel: ## build/iophase-*.whl
+	@.ci/setup run
+	@$(OWN); $(BIN)/pip wheel -q --no-deps --no-build-isolation -w build .
+
+clean: ## remove what was made here, but no trace
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,243 @@
+"""What can be known of this host without attaching anything: privileges, BTF, BCC, settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tracer.errors import IophaseError
+from tracer.privileges import effective
+
+__all__ = ("BTF", "Check", "Host", "checks", "ensure_tracefs", "inspect", "tracefs")
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+"""The types of the running kernel (CONFIG_DEBUG_INFO_BTF)."""
+
+_TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+_KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+_CGROUP2 = Path("/sys/fs/cgroup/cgroup.controllers")
+
+Status = Literal["ok", "limited", "missing"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """The facts; None where the kernel does not say."""
+
+    kernel: str
+    arch: str
+    cpus: int
+    root: bool
+    capabilities: tuple[str, ...]
+    """Effective capabilities, of those that tracing touches."""
+    btf: bool
+    bcc: str | None
+    """Version of the distribution's BCC package."""
+    bcc_error: str | None
+    tracefs: str | None
+    """Where tracefs is mounted."""
+    kprobes: bool
+    """The kernel has the kprobe event source (CONFIG_KPROBE_EVENTS)."""
+    unprivileged_bpf_disabled: int | None
+    io_uring_disabled: int | None
+    perf_event_paranoid: int | None
+    lockdown: str | None
+    """Lockdown mode: none, integrity or confidentiality."""
+    cgroup2: bool
+    qemu: str | None
+    """The emulator that ``iophase lab`` would use."""
+
+    @property
+    def may_load(self) -> bool:
+        """Whether the capabilities suffice to load tracing programs (capabilities(7), CAP_BPF)."""
+        has = set(self.capabilities)
+        return "CAP_SYS_ADMIN" in has or {"CAP_BPF", "CAP_PERFMON"} <= has
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the facts for JSON."""
+        return asdict(self) | {"may_load": self.may_load}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of ``iophase doctor``: what was looked at, what was found, what to do about it."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def _integer(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _lockdown() -> str | None:
+    """Return the mode in brackets of ``[none] integrity confidentiality``."""
+    try:
+        text = _LOCKDOWN.read_text(encoding="ascii")
+    except OSError:
+        return None
+    return text.partition("[")[2].partition("]")[0] or None
+
+
+def _bcc() -> tuple[str | None, str | None]:
+    """Return BCC's version, or None and why it cannot be used."""
+    try:
+        import bcc
+    except (ImportError, OSError, AttributeError) as error:
+        return None, str(error)
+    if not hasattr(bcc, "BPF"):
+        return None, f"{bcc.__file__} is another project of that name"
+    return str(bcc.__version__), None
+
+
+def tracefs() -> Path | None:
+    """Return where tracefs is mounted, or None."""
+    return next((path for path in _TRACEFS if os.access(path / "events", os.F_OK)), None)
+
+
+def ensure_tracefs() -> Path:
+    """Return where tracefs is mounted, mounting it if needed; raise ``IophaseError`` if refused."""
+    if (mounted := tracefs()) is not None:
+        return mounted
+    import ctypes
+
+    target = _TRACEFS[0]
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = 0x2 | 0x4 | 0x8  # MS_NOSUID | MS_NODEV | MS_NOEXEC
+    if libc.mount(b"tracefs", bytes(target), b"tracefs", flags, None) != 0:
+        cause = os.strerror(ctypes.get_errno())
+        raise IophaseError(
+            f"cannot mount tracefs at {target}: {cause}; as root: mount -t tracefs tracefs {target}"
+        )
+    return target
+
+
+def inspect() -> Host:
+    """Look at the host; nothing is attached, mounted or changed."""
+    bcc_version, bcc_error = _bcc()
+    mounted = tracefs()
+    return Host(
+        kernel=platform.release(),
+        arch=platform.machine(),
+        cpus=os.cpu_count() or 1,
+        root=os.geteuid() == 0,
+        capabilities=tuple(sorted(effective())),
+        btf=os.access(BTF, os.R_OK),
+        bcc=bcc_version,
+        bcc_error=bcc_error,
+        tracefs=str(mounted) if mounted else None,
+        kprobes=_KPROBE_PMU.exists(),
+        unprivileged_bpf_disabled=_integer("/proc/sys/kernel/unprivileged_bpf_disabled"),
+        io_uring_disabled=_integer("/proc/sys/kernel/io_uring_disabled"),
+        perf_event_paranoid=_integer("/proc/sys/kernel/perf_event_paranoid"),
+        lockdown=_lockdown(),
+        cgroup2=_CGROUP2.exists(),
+        qemu=shutil.which(f"qemu-system-{platform.machine()}"),
+    )
+
+
+def _privileges(host: Host) -> Check:
+    name = "privileges"
+    if host.may_load:
+        who = "root" if host.root else "capabilities"
+        return Check(name, "ok", f"{who}; CAP_BPF and CAP_PERFMON are effective")
+    lacking = sorted({"CAP_BPF", "CAP_PERFMON"} - set(host.capabilities))
+    detail = f"{'root' if host.root else 'not root'}, without {' and '.join(lacking)}"
+    return Check(name, "missing", detail, "run with sudo to trace")
+
+
+def _bcc_check(host: Host) -> Check:
+    if host.bcc is not None:
+        return Check("BCC", "ok", f"{host.bcc}, no kernel headers needed")
+    return Check(
+        "BCC",
+        "missing",
+        host.bcc_error or "not importable",
+        "install the distribution's package: apt-get install python3-bpfcc",
+    )
+
+
+def _btf_check(host: Host) -> Check:
+    if host.btf:
+        return Check("kernel types", "ok", str(BTF))
+    return Check(
+        "kernel types",
+        "missing",
+        f"{BTF} cannot be read",
+        "boot a kernel built with CONFIG_DEBUG_INFO_BTF, as distributions ship it",
+    )
+
+
+def _tracefs_check(host: Host) -> Check:
+    if host.tracefs:
+        return Check("tracefs", "ok", host.tracefs)
+    if "CAP_SYS_ADMIN" in host.capabilities:
+        return Check("tracefs", "ok", f"not mounted; will be, at {_TRACEFS[0]}")
+    return Check("tracefs", "limited", "not mounted, or not readable without root", "run with sudo")
+
+
+def _lockdown_check(host: Host) -> Check:
+    if host.lockdown == "confidentiality":
+        return Check(
+            "lockdown",
+            "missing",
+            "confidentiality: the kernel lets no BPF program read its memory",
+            "boot with lockdown=integrity or none",
+        )
+    return Check("lockdown", "ok", host.lockdown or "not in this kernel")
+
+
+def _kprobes_check(host: Host) -> Check:
+    if host.kprobes:
+        return Check("kprobes", "ok", "the kernel has them")
+    return Check("kprobes", "limited", "not in this kernel; tracepoints stand in, less precisely")
+
+
+def _io_uring_check(host: Host) -> Check:
+    name = "io_uring"
+    match host.io_uring_disabled:
+        case None | 0:
+            return Check(name, "ok", "not restricted")
+        case 1:
+            status: Status = "ok" if "CAP_SYS_ADMIN" in host.capabilities else "limited"
+            return Check(name, status, "only for privileged processes (io_uring_disabled is 1)")
+        case value:
+            return Check(
+                name,
+                "limited",
+                f"switched off (io_uring_disabled is {value}); its models cannot run",
+                "sysctl kernel.io_uring_disabled=0",
+            )
+
+
+def _qemu_check(host: Host) -> Check:
+    if host.qemu:
+        return Check("lab", "ok", host.qemu)
+    package = "qemu-system-x86" if host.arch == "x86_64" else "qemu-system-arm"
+    return Check(
+        "lab", "limited", "QEMU not found", f"for 'iophase lab': apt-get install {package}"
+    )
+
+
+def checks(host: Host) -> list[Check]:
+    """Judge the facts: what is fine, what limits the measurement, what prevents it."""
+    return [
+        _privileges(host),
+        _bcc_check(host),
+        _btf_check(host),
+        _lockdown_check(host),
+        _tracefs_check(host),
+        _kprobes_check(host),
+        _io_uring_check(host),
+        _qemu_check(host),
+    ]
