@@ -1,0 +1,1 @@
+"""Tests: unit tests anywhere, live tests where BPF is allowed."""
