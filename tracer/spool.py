@@ -19,6 +19,7 @@ import numpy as np
 
 from probes.layout import CALL, RECORD_SIZE, c_definitions
 from tracer.errors import IophaseError
+from tracer.newfile import new_file
 from tracer.ring import Records
 
 __all__ = ("CallName", "NamedCall", "Spool", "SpoolWriter", "layout_digest", "open_spool")
@@ -65,9 +66,8 @@ class SpoolWriter:
     def __init__(self, path: Path, calls: Sequence[NamedCall]) -> None:
         self.path = path
         self.records = 0
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._fd = os.open(path, flags, 0o644)
+            self._fd = new_file(path)
         except OSError as error:
             raise _cannot_write(path, error, "nothing was recorded") from error
         try:
@@ -133,7 +133,7 @@ def _cannot_write(path: Path, error: OSError, kept: str) -> IophaseError:
 
 @dataclass(frozen=True)
 class Spool:
-    """A spool opened for reading: its call table, and its records as an array that lives on disk."""
+    """A spool opened for reading: its call table, and its records as an array on disk."""
 
     calls: tuple[CallName, ...]
     records: Records
