@@ -7,7 +7,7 @@ does not pay for its calls.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.errors import TraceError
 from analysis.schema import CALLS, DELIVERIES, SCHEMA_VERSION, TABLES, THREADS, Table
-from analysis.table_reader import check_header, read_frame
+from analysis.sources import check_source, read_frame, read_pieces
 
 __all__ = ("META_FILE", "Trace", "load", "load_many", "load_meta")
 
@@ -66,24 +66,30 @@ class Trace:
     @cached_property
     def calls(self) -> pd.DataFrame:
         """One row per call, in order of ``ts_ns``. Raises TraceError on a damaged file."""
-        return read_frame(self.path / CALLS.file, CALLS)
+        return read_frame(self.path, CALLS)
 
     @cached_property
     def deliveries(self) -> pd.DataFrame:
         """One row per arrival of data. Raises TraceError on a damaged file."""
-        return read_frame(self.path / DELIVERIES.file, DELIVERIES)
+        return read_frame(self.path, DELIVERIES)
 
     @cached_property
     def threads(self) -> pd.DataFrame:
         """One row per thread: its ledger. Raises TraceError on a damaged file."""
-        return read_frame(self.path / THREADS.file, THREADS)
+        return read_frame(self.path, THREADS)
 
     def read(self, table: Table, columns: Sequence[str]) -> pd.DataFrame:
         """Return some columns of a table without loading the others. Raises TraceError."""
         if table.name in self.__dict__:
             frame: pd.DataFrame = self.__dict__[table.name]
             return frame[list(columns)]
-        return read_frame(self.path / table.file, table, columns)
+        return read_frame(self.path, table, columns)
+
+    def pieces(self, table: Table, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """Yield some columns of a table in pieces that fit into memory. Raises TraceError."""
+        if table.name in self.__dict__:
+            return iter([self.read(table, columns)])
+        return read_pieces(self.path, table, columns)
 
 
 def _total(counts: Any) -> int:
@@ -158,7 +164,7 @@ def _not_a_trace(directory: Path) -> TraceError:
 
 
 def load(path: str | Path) -> Trace:
-    """Open one trace directory.
+    """Open one trace directory, or its Parquet export.
 
     ``trace.json`` and the header lines are checked here, the rows when a table is first used.
     Raises TraceError that names the file, the column and the line.
@@ -166,10 +172,7 @@ def load(path: str | Path) -> Trace:
     directory = Path(path)
     meta = load_meta(directory)
     for table in TABLES:
-        file = directory / table.file
-        if not file.exists():
-            raise TraceError(f"{file}: no such file; the trace is incomplete")
-        check_header(file, table)
+        check_source(directory, table)
     return Trace(directory, meta)
 
 

@@ -102,8 +102,8 @@ def summarise(traces: Iterable[Trace], families: Mapping[str, str] | None = None
     Shares (``sleep`` ... ``off_cpu_elsewhere``, and ``wait`` = sleep + runq + spin + check) are of
     the summed wall time of all threads; a part that no probe measured is ``NaN``, a phase too short
     for the probes is named in ``below_resolution``. Times are nanoseconds; ``delivery_*`` run from
-    an arrival in the receive queue to the end of its copy. ``families`` maps a model to the family it
-    is listed under.
+    an arrival in the receive queue to the end of its copy. ``families`` maps a model to the family
+    it is listed under.
     """
     rows = [_row(trace, (families or {}).get(trace.model or "")) for trace in traces]
     frame = pd.DataFrame(rows)

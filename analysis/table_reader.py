@@ -1,9 +1,9 @@
-"""Read one CSV file of a trace into a typed frame, or say exactly what is wrong with it."""
+"""Read one CSV file of a trace with the right types, or say exactly what is wrong with it."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 from analysis.errors import TraceError
 from analysis.schema import Table
 
-__all__ = ("arrow_schema", "check_header", "read_arrow", "read_frame", "to_frame")
+__all__ = ("arrow_schema", "check_header", "read_batches", "to_frame")
 
 _ARROW_TYPES: dict[str, pa.DataType] = {
     "int32": pa.int32(),
@@ -73,26 +73,36 @@ def _convert_options(table: Table, names: Sequence[str]) -> pacsv.ConvertOptions
     )
 
 
-def read_arrow(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read ``path`` as an Arrow table with the types of ``table``.
+def read_batches(
+    path: Path, table: Table, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield ``path`` piece by piece, each as an Arrow batch with the types of ``table``.
 
     Raises TraceError that names the file, the column and the line of the first wrong value.
     """
     check_header(path, table)
     names = tuple(table.columns if columns is None else columns)
+    rows = 0
     try:
-        data = pacsv.read_csv(
+        reader = pacsv.open_csv(
             path,
             read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES),
             convert_options=_convert_options(table, names),
         )
+        for batch in reader:
+            _require_values(path, table, batch, rows)
+            rows += batch.num_rows
+            yield batch
     except pa.ArrowInvalid as error:
         raise _explain(path, table, names, error) from error
-    for name in names:
-        if name in table.required and data.column(name).null_count:
-            row = pc.index(pc.is_null(data.column(name)), True).as_py()
+
+
+def _require_values(path: Path, table: Table, batch: pa.RecordBatch, rows_before: int) -> None:
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if name in table.required and column.null_count:
+            row = rows_before + pc.index(pc.is_null(column), True).as_py()
             raise TraceError(f"{path}: line {row + FIRST_DATA_LINE}: column {name!r} is empty")
-    return data
 
 
 def _explain(path: Path, table: Table, names: Sequence[str], error: Exception) -> TraceError:
@@ -149,11 +159,3 @@ def to_frame(data: pa.Table) -> pd.DataFrame:
         types_mapper=_PANDAS_TYPES.get, split_blocks=True, self_destruct=True, use_threads=True
     )
     return frame
-
-
-def read_frame(path: Path, table: Table, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read ``path`` as a frame of nullable integers and categories.
-
-    Raises TraceError that names the file, the column and the line of the first wrong value.
-    """
-    return to_frame(read_arrow(path, table, columns))

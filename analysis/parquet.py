@@ -1,0 +1,109 @@
+"""The Parquet export: the same rows, columns and types, far smaller; read back in pieces."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.errors import TraceError
+from analysis.schema import TABLES, Table
+from analysis.table_reader import arrow_schema, read_batches
+
+__all__ = ("export_parquet", "read_parquet_batches")
+
+ROWS_PER_GROUP = 1 << 20
+"""Rows per row group: a piece of a few hundred MiB at most once it is a frame."""
+COMPRESSION = "zstd"
+
+
+def _write_table(source: Path, target: Path, table: Table) -> int:
+    schema = arrow_schema(table)
+    numbers = [name for name, kind in table.columns.items() if kind != "category"]
+    partial = target.with_name(target.name + ".partial")
+    rows = 0
+    try:
+        with pq.ParquetWriter(
+            partial,
+            schema,
+            compression=COMPRESSION,
+            use_dictionary=[name for name in table.columns if name not in numbers],
+            column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+        ) as writer:
+            pending: list[pa.RecordBatch] = []
+            waiting = 0
+            for batch in read_batches(source, table):
+                pending.append(batch)
+                waiting += batch.num_rows
+                if waiting >= ROWS_PER_GROUP:
+                    writer.write_table(_one_group(pending, schema), ROWS_PER_GROUP)
+                    rows, waiting, pending = rows + waiting, 0, []
+            if pending:
+                writer.write_table(_one_group(pending, schema), ROWS_PER_GROUP)
+                rows += waiting
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return rows
+
+
+def _one_group(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_batches(batches, schema=schema).unify_dictionaries()
+
+
+def export_parquet(
+    directory: str | Path, target: str | Path, *, force: bool = False
+) -> dict[str, int]:
+    """Write a trace directory as Parquet into ``target``, with its ``trace.json``.
+
+    Rows are converted in pieces, so the trace may be larger than memory. Returns the rows per
+    table. Raises TraceError when the trace is damaged, or ``target`` exists without ``force``.
+    """
+    source, out = Path(directory), Path(target)
+    if out.exists() and not force:
+        raise TraceError(f"{out}: exists already; remove it or say --force")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        rows = {
+            table.name: _write_table(source / table.file, out / f"{table.name}.parquet", table)
+            for table in TABLES
+        }
+        shutil.copyfile(source / "trace.json", out / "trace.json.partial")
+        (out / "trace.json.partial").replace(out / "trace.json")
+    except OSError as error:
+        raise TraceError(f"{error.filename or out}: {error.strerror or error}") from error
+    return rows
+
+
+def read_parquet_batches(
+    path: Path, table: Table, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield a Parquet file piece by piece with the types of ``table``.
+
+    Raises TraceError when the file is damaged or has other columns or types.
+    """
+    schema = arrow_schema(table, columns)
+    try:
+        file = pq.ParquetFile(path)
+        _check_schema(path, table, file.schema_arrow)
+        for batch in file.iter_batches(ROWS_PER_GROUP, columns=schema.names):
+            yield batch.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TraceError(f"{path}: {error}") from error
+
+
+def _check_schema(path: Path, table: Table, found: pa.Schema) -> None:
+    expected = arrow_schema(table)
+    for name in expected.names:
+        if name not in found.names:
+            raise TraceError(f"{path}: column {name!r} is missing")
+        if not found.field(name).type.equals(expected.field(name).type):
+            raise TraceError(
+                f"{path}: column {name!r}: {found.field(name).type} "
+                f"instead of {expected.field(name).type}"
+            )
+    if unknown := [name for name in found.names if name not in expected.names]:
+        raise TraceError(f"{path}: unknown column {unknown[0]!r}")
