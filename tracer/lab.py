@@ -1,0 +1,295 @@
+"""Runs a command inside a stock kernel: QEMU with software emulation, no root, no /dev/kvm.
+
+The guest sees this machine's files; what it writes outside the output directory is thrown away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from tracer.errors import USAGE, IophaseError
+from tracer.lab_guest import PORTS, Job, initramfs, kernel_command_line
+from tracer.lab_kernels import CachedKernel, fetch, kernel_named
+
+__all__ = ("DEFAULT_TIMEOUT_S", "EMULATOR", "LabResult", "run_in_lab")
+
+EMULATOR = "qemu-system-x86_64"
+
+CPUS = 2
+MEMORY_MIB = 3072
+"""The overlay lives in it as well; QEMU takes only what the guest touches."""
+
+BOOT_TIMEOUT_S = 180.0
+"""A guest is up after 2 to 5 s; on a machine that is busy with something else much later."""
+
+DEFAULT_TIMEOUT_S = 1800.0
+
+CONSOLE_LINES = 25
+"""How much of the console a failure shows: a panic with its call trace."""
+
+_CONSOLE_KEPT = 64 * 1024
+_PR_SET_PDEATHSIG = 1
+_PASSED_ON = ("PATH", "HOME", "TERM", "LANG", "LC_ALL", "TZ", "NO_COLOR", "SUDO_UID", "SUDO_GID")
+
+
+@dataclass(frozen=True)
+class LabResult:
+    """How a command in the guest ended, and how long it took to get there."""
+
+    exit_code: int
+    release: str
+    boot_s: float
+    total_s: float
+
+
+def run_in_lab(
+    series: str,
+    command: Sequence[str],
+    *,
+    output: Path | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    environment: dict[str, str] | None = None,
+    stdout: BinaryIO | None = None,
+    stderr: BinaryIO | None = None,
+    progress: bool = True,
+) -> LabResult:
+    """Run ``command`` in the kernel of this series, here: same directory, same files.
+
+    Its output is written to ``stdout`` and ``stderr`` (default: this process's) as it comes. Only
+    ``output`` (default: the current directory) is shared read-write. Raises ``IophaseError`` when
+    the kernel cannot be had or booted, panics, or takes longer than ``timeout_s``.
+    """
+    kernel = kernel_named(series)
+    emulator = _emulator()
+    directory = Path.cwd()
+    shared = (output or directory).absolute()
+    _require_shareable(shared)
+    cached = fetch(kernel, progress=progress)
+    job = Job(
+        command=command,
+        directory=directory,
+        output=shared,
+        environment=_environment(series) | (environment or {}),
+        open_files=_open_files(),
+    )
+    guest = _Guest(cached, stdout or sys.stdout.buffer, stderr or sys.stderr.buffer)
+    try:
+        guest.start(emulator, shared)
+        return guest.run(job, timeout_s)
+    finally:
+        guest.end()
+
+
+def _emulator() -> str:
+    if platform.machine() != "x86_64":
+        raise IophaseError(
+            f"the lab boots x86-64 kernels on an x86-64 system, and this one is "
+            f"{platform.machine()}: run the verb natively"
+        )
+    path = shutil.which(EMULATOR)
+    if path is None:
+        raise IophaseError(f"no {EMULATOR} on this machine: install the package qemu-system-x86")
+    return path
+
+
+def _require_shareable(output: Path) -> None:
+    if output == Path("/"):
+        raise IophaseError(
+            "the guest would write all over /: change into another directory, or name one with "
+            "--output",
+            USAGE,
+        )
+    if not output.is_dir():
+        raise IophaseError(f"no directory {output}: make it first", USAGE)
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise IophaseError(f"cannot write into {output}: name another directory with --output")
+
+
+def _environment(series: str) -> dict[str, str]:
+    columns = shutil.get_terminal_size().columns
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
+        "USER": "root",
+        "COLUMNS": str(columns),
+        # Output through a pipe would come in blocks of 8 KiB.
+        "PYTHONUNBUFFERED": "1",
+        "IOPHASE_LAB": series,
+    }
+
+
+def _open_files() -> tuple[int, int]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft, hard
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """Return a function for the child: to be killed when the parent ends, however it ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
+@dataclass
+class _Guest:
+    """A running QEMU, the sockets to its console and ports, and what the guest said on them."""
+
+    kernel: CachedKernel
+    stdout: BinaryIO
+    stderr: BinaryIO
+    process: subprocess.Popen[bytes] | None = None
+    channels: dict[str, socket.socket] = field(default_factory=dict)
+    console: bytearray = field(default_factory=bytearray)
+    complaints: bytearray = field(default_factory=bytearray)
+    said: bytearray = field(default_factory=bytearray)
+    started: float = field(default_factory=time.monotonic)
+    boot_s: float | None = None
+    exit_code: int | None = None
+
+    def start(self, emulator: str, output: Path) -> None:
+        """Start QEMU with one socket for the console, its own messages, and each port."""
+        ends: dict[str, socket.socket] = {}
+        try:
+            for name in ("console", "complaints", *PORTS):
+                self.channels[name], ends[name] = socket.socketpair()
+                self.channels[name].setblocking(False)
+            self.process = subprocess.Popen(
+                _qemu(emulator, self.kernel, output, {n: end.fileno() for n, end in ends.items()}),
+                stdin=subprocess.DEVNULL,
+                stdout=ends["complaints"].fileno(),
+                stderr=ends["complaints"].fileno(),
+                pass_fds=[end.fileno() for end in ends.values()],
+                # Ctrl-C is for us: QEMU is ended in an orderly way afterwards.
+                start_new_session=True,
+                preexec_fn=_die_with(os.getpid()),
+            )
+        finally:
+            for end in ends.values():
+                end.close()
+
+    def run(self, job: Job, timeout_s: float) -> LabResult:
+        """Send the job, stream what comes, and return when the guest says how it ended."""
+        self.channels["control"].setblocking(True)
+        self.channels["control"].sendall(job.script(self.kernel).encode())
+        self.channels["control"].setblocking(False)
+        with selectors.DefaultSelector() as selector:
+            for name, channel in self.channels.items():
+                selector.register(channel, selectors.EVENT_READ, name)
+            while selector.get_map() and self.exit_code is None:
+                limit_s = timeout_s if self.boot_s is not None else min(timeout_s, BOOT_TIMEOUT_S)
+                left_s = self.started + limit_s - time.monotonic()
+                if left_s <= 0:
+                    raise self._failure(f"no end after {limit_s:.0f} s", "was ended")
+                for key, _ in selector.select(left_s):
+                    if not self._receive(key.data):
+                        selector.unregister(key.fileobj)
+            self.end()
+            for name in ("stdout", "stderr", "console"):
+                while self._receive(name):
+                    pass
+        if self.exit_code is None:
+            raise self._failure(self._cause(), "ended")
+        assert self.boot_s is not None
+        total_s = time.monotonic() - self.started
+        return LabResult(self.exit_code, self.kernel.release, self.boot_s, total_s)
+
+    def end(self) -> None:
+        """Kill QEMU, if it still runs; what it has sent can be read afterwards."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def _receive(self, name: str) -> bool:
+        """Take what a channel holds; return False at its end."""
+        try:
+            block = self.channels[name].recv(1 << 16)
+        except (BlockingIOError, ConnectionResetError):
+            return False
+        if name in ("stdout", "stderr"):
+            stream = self.stdout if name == "stdout" else self.stderr
+            stream.write(block)
+            stream.flush()
+        elif name == "control":
+            self.said += block
+            self._listen()
+        else:
+            kept = self.console if name == "console" else self.complaints
+            kept += block
+            del kept[:-_CONSOLE_KEPT]
+        return bool(block)
+
+    def _listen(self) -> None:
+        while b"\n" in self.said:
+            line, _, rest = self.said.partition(b"\n")
+            self.said = rest
+            word, _, text = line.decode(errors="replace").partition(" ")
+            if word == "ready":
+                self.boot_s = time.monotonic() - self.started
+            elif word == "exit":
+                self.exit_code = int(text)
+            elif word == "failed":
+                raise self._failure(text, "could not run the command")
+
+    def _cause(self) -> str:
+        for line in self._last_lines():
+            if "Kernel panic" in line:
+                return line.partition("Kernel panic")[1] + line.partition("Kernel panic")[2]
+        complaints = self.complaints.decode(errors="replace").strip().splitlines()
+        return complaints[-1] if complaints else "without a word from the command"
+
+    def _last_lines(self) -> list[str]:
+        text = self.console.decode(errors="replace").replace("\r", "")
+        return [line for line in text.splitlines() if line.strip()]
+
+    def _failure(self, cause: str, what: str) -> IophaseError:
+        lines = self._last_lines()[-CONSOLE_LINES:]
+        stage = "" if self.boot_s is not None else " while booting"
+        console = "\n".join(f"  | {line}" for line in lines) or "  | (nothing)"
+        return IophaseError(
+            f"the guest with kernel {self.kernel.release} {what}{stage}: {cause}; "
+            f"its console's last lines:\n{console}"
+        )
+
+
+def _qemu(emulator: str, kernel: CachedKernel, output: Path, sockets: dict[str, int]) -> list[str]:
+    # A thread per vCPU panicked 6.18 and 7.3 under attach stress (Oops: int3); one never did.
+    threads = "single" if kernel.kernel.single_threaded else "multi"
+    command = [
+        emulator,
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        # q35's virtio devices interrupt by MSI-X: 0.3 s sooner up than pc's.
+        *("-machine", "q35", "-accel", f"tcg,thread={threads}", "-cpu", "max"),
+        *("-smp", str(CPUS), "-m", f"{MEMORY_MIB}M"),
+        *("-kernel", str(kernel.image), "-initrd", str(initramfs(kernel))),
+        *("-append", kernel_command_line()),
+        *("-chardev", f"socket,id=console,fd={sockets['console']}", "-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci"),
+    ]
+    for number, name in enumerate(PORTS, start=1):
+        command += ["-chardev", f"socket,id={name},fd={sockets[name]}"]
+        command += ["-device", f"virtserialport,chardev={name},name={name},nr={number}"]
+    for name, path, access in (("root", "/", "on"), ("output", str(output), "off")):
+        quoted = path.replace(",", ",,")
+        command += [
+            "-fsdev",
+            f"local,id={name},path={quoted},security_model=none,multidevs=remap,readonly={access}",
+        ]
+        command += ["-device", f"virtio-9p-pci,fsdev={name},mount_tag={name}"]
+    return command
