@@ -1,0 +1,500 @@
+"""The sending and receiving itself: one thread, one epoll, all connections.
+
+A plain epoll loop on purpose. With 64-byte messages over loopback TCP to an echo server in C, an
+io_uring whose rings numpy fills and reads took 308 k replies/s on 256 connections and this loop
+238 k; but 113 k against 220 k on 10 connections, and 17 k against 95 k on one, for a small batch
+does not pay for numpy. Three quarters of this loop's time is the kernel's TCP, which a ring does
+not save. And here each reply has its own time stamp, there only the batch would. What can be done
+a column at a time (comparing replies, counting latencies) is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import heapq
+import itertools
+import os
+import select
+import struct
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from servers.load_lanes import Connected, Lane, Lanes, failure
+from servers.load_latency import Latencies
+from servers.load_messages import WINDOWS, Messages
+from servers.load_options import Address, LoadOptions
+from servers.load_schedule import due_times
+
+__all__ = ("Engine", "Tally")
+
+BATCH = 1024  # replies compared at once: numpy's calls then cost below 0.1 us per reply
+LARGE = 16_384  # bytes; from here on replies are compared piece by piece, and never gathered
+SCRATCH = 1 << 20
+EVENTS = 1024
+NEVER = 1 << 62
+SECOND = 1_000_000_000
+QUIET_S = 0.05  # how often time limits are looked at
+TIMER_ABSTIME = 1  # TFD_TIMER_ABSTIME
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass
+class Tally:
+    """What a run came to; times in ns of CLOCK_MONOTONIC."""
+
+    started_ns: int = 0
+    stopped_ns: int = 0
+    connections_made: int = 0
+    connections_served: int = 0
+    messages: int = 0
+    verified: int = 0
+    unsent: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    idle_open: int = 0
+    cpu_s: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+    latencies: Latencies = field(default_factory=Latencies)
+
+
+class Timer:
+    """A timerfd: epoll_wait(2) itself counts in milliseconds, and arrivals come closer."""
+
+    def __init__(self) -> None:
+        self.fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.fd < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        self._at = NEVER
+
+    def set(self, at_ns: int) -> None:
+        """Fire at this time."""
+        if at_ns == self._at or at_ns == NEVER:
+            return
+        self._at = at_ns
+        value = struct.pack("@4l", 0, 0, *divmod(at_ns, SECOND))
+        _libc.timerfd_settime(self.fd, TIMER_ABSTIME, value, None)
+
+    def clear(self) -> None:
+        """Take in that it fired."""
+        self._at = NEVER
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:
+            return
+
+
+class Engine:
+    """Makes one process' share of a load: `connect`, then `run`, once."""
+
+    def __init__(self, address: Address, options: LoadOptions) -> None:
+        self.options = options
+        self.lanes = Lanes(address)
+        self.tally = Tally(errors=self.lanes.errors)
+        self.suffix = options.suffix.encode()
+        self.renews = options.per_request or address.transport == "udp"
+        self.datagrams = address.transport == "udp"
+        self.gap_ns = None if options.byte_gap_us is None else options.byte_gap_us * 1000
+        self.kinds = [Messages(size, self.suffix, options.seed) for size in options.sizes]
+        order = np.random.default_rng(options.seed).integers(0, len(self.kinds), WINDOWS)
+        self.next_kind = itertools.cycle([self.kinds[k] for k in order]).__next__
+        self.busy = [Lane(quota) for quota in self._quotas()]
+        self.idle = [Lane(idle=True) for _ in range(options.idle)]
+        self.unfinished = len(self.busy)
+        self.outstanding = 0
+        self.free: deque[Lane] = deque()  # open loop: lanes that could send
+        self.again: list[Lane] = []  # lanes that failed and go on with their next message
+        self.typing: list[tuple[int, int]] = []  # heap of (when, fd): next byte of slow senders
+        self.took: list[int] = []
+        self.start = self.replied = self.progress = 0
+        self.end = self.next_due = NEVER
+        self.draining = False
+        self.schedule: Iterator[int] | None = None
+        self.timer = Timer()
+        self.scratch = memoryview(bytearray(SCRATCH))
+        self.pieces = np.frombuffer(self.scratch, np.uint8)
+        self.take_next = self._take_next_closed if options.rate is None else self._take_next_open
+
+    def _quotas(self) -> list[int]:
+        options = self.options
+        if options.messages is None or options.rate is not None:
+            return [NEVER] * options.connections
+        share, more = divmod(options.messages, options.connections)
+        return [share + (k < more) for k in range(options.connections)]
+
+    def connect(self) -> Connected:
+        """Connect all, the busy ones first: no idle one shall stand before them in a backlog.
+
+        With a connection per request only the idle ones. Raises LoadError if none can be made.
+        """
+        return self.lanes.connect(self.idle if self.options.per_request else self.busy + self.idle)
+
+    def run(self, at_ns: int | None = None, control: int = -1) -> Tally:
+        """Make the load from `at_ns` (CLOCK_MONOTONIC; None: now) on, close all, return the tally.
+
+        Anything to read on the descriptor `control`, or its end, ends the period early.
+        """
+        options, tally = self.options, self.tally
+        self.control = control
+        if control >= 0:
+            self.lanes.epoll.register(control, select.EPOLLIN)
+        self.lanes.epoll.register(self.timer.fd, select.EPOLLIN)
+        gc.disable()
+        self.start = time.monotonic_ns() if at_ns is None else at_ns
+        period_end = NEVER if options.duration is None else int(options.duration * SECOND)
+        self.end = min(NEVER, self.start + period_end)
+        period_end = self.end
+        if options.rate is not None:
+            due = due_times(options, self.start, self.end)
+            self.schedule = itertools.islice(due, options.messages)
+            self.next_due = next(self.schedule, NEVER)
+        time.sleep(max(0, self.start - time.monotonic_ns()) / SECOND)
+        cpu = time.process_time()
+        tally.started_ns = self.start
+        self.progress = self.replied = time.monotonic_ns()
+        self.lanes.unmute()
+        for lane in self.busy:
+            if lane.connected or options.per_request:
+                self.take_next(lane, time.monotonic_ns())
+            elif lane.socket is None and lane not in self.lanes.turned_away:
+                self.unfinished -= 1  # failed already while connecting, and was counted
+        self._loop()
+        self._compare()
+        tally.cpu_s = time.process_time() - cpu
+        tally.stopped_ns = self.replied
+        if period_end != NEVER and self.end == period_end:
+            tally.stopped_ns = max(self.replied, period_end)
+        tally.idle_open = sum(lane.connected for lane in self.idle)
+        tally.connections_served = sum(lane.served for lane in self.busy)
+        tally.connections_made = self.lanes.made
+        gc.enable()
+        self.close()
+        return tally
+
+    def close(self) -> None:
+        """Close every socket."""
+        for lane in (*self.busy, *self.idle):
+            self.lanes.close(lane)
+        self.lanes.epoll.close()
+        if self.timer.fd >= 0:
+            os.close(self.timer.fd)
+            self.timer.fd = -1
+
+    def _loop(self) -> None:
+        poll, by_fd, now = self.lanes.epoll.poll, self.lanes.by_fd, time.monotonic_ns
+        took, readable = self.took, select.EPOLLIN
+        next_check = 0
+        while self.unfinished > 0:
+            for fd, mask in poll(0 if self.again else QUIET_S, EVENTS):
+                lane = by_fd.get(fd)
+                if lane is None:
+                    self._own_event(fd)
+                    continue
+                due = lane.due
+                if mask != readable or lane.window < 0 or lane.got or due >= LARGE:
+                    self._rare_event(lane, mask)
+                    continue
+                try:
+                    reply = lane.recv(due + 1)  # one more, to see a reply that is too long
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    self._fail(lane, failure(error))
+                    continue
+                at = now()
+                if len(reply) != due:
+                    self._take_piece(lane, np.frombuffer(reply, np.uint8), at)
+                    continue
+                messages = lane.messages
+                messages.replies.append(reply)
+                messages.windows.append(lane.window)
+                took.append(at - lane.started)
+                self._answered(lane, at)
+            at = now()
+            if self.again:
+                again, self.again = self.again, []
+                for lane in again:
+                    self.take_next(lane, at)
+            if self.typing:
+                self._type(at)
+            if self.schedule is not None:
+                self._send_due(at)
+            if len(took) >= BATCH:
+                self._compare()
+            if at >= next_check:
+                self._check_limits(at)
+                next_check = at + int(QUIET_S * SECOND)
+            typing = self.typing[0][0] if self.typing else NEVER
+            self.timer.set(min(typing, self.next_due) if self.free else typing)
+
+    # A lane's next message
+
+    def _take_next_closed(self, lane: Lane, at: int) -> None:
+        if lane.left > 0 and at < self.end:
+            self._begin(lane, at)
+        else:
+            self._finish(lane)
+
+    def _take_next_open(self, lane: Lane, at: int) -> None:
+        if self.draining:
+            self._finish(lane)
+        else:
+            self.free.append(lane)
+
+    def _finish(self, lane: Lane) -> None:
+        self.lanes.close(lane)
+        self.unfinished -= 1
+
+    def _send_due(self, at: int) -> None:
+        """Begin the messages that are due, as far as lanes are free."""
+        assert self.schedule is not None
+        free = self.free
+        while free and self.next_due <= at < self.end:
+            self._begin(free.popleft(), self.next_due)
+            self.next_due = next(self.schedule, NEVER)
+        if (self.next_due == NEVER or at >= self.end) and not self.draining:
+            self.draining = True
+            if self.next_due != NEVER:
+                self.tally.unsent = 1 + sum(1 for due in self.schedule if due < self.end)
+                self.next_due = NEVER
+            while free:
+                self._finish(free.popleft())
+
+    def _begin(self, lane: Lane, at: int) -> None:
+        """Send the next message, as far as the socket takes it."""
+        lane.left -= 1
+        messages = self.next_kind()
+        window = messages.next
+        messages.next = window + 1 if window + 1 < WINDOWS else 0
+        lane.messages = messages
+        lane.window = window
+        lane.started = at
+        lane.due = messages.reply_size
+        lane.got = 0
+        self.outstanding += 1
+        request = messages.requests[window]
+        if not lane.connected or self.gap_ns is not None:
+            self._begin_later(lane, request)
+            return
+        try:
+            sent = lane.send(request)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._fail(lane, failure(error))
+            return
+        self.tally.bytes_sent += sent
+        if sent < messages.size:
+            lane.unsent = request[sent:]
+            self.lanes.epoll.modify(lane.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def _begin_later(self, lane: Lane, request: memoryview) -> None:
+        lane.unsent = request
+        if lane.connected:
+            heapq.heappush(self.typing, (lane.started, lane.fd))
+        elif not self.lanes.open(lane):
+            self._fail(lane, None)
+        elif lane.connected:
+            self._stands(lane)
+
+    def _stands(self, lane: Lane) -> None:
+        """Put a lane to work that came to stand while the load runs."""
+        self.progress = time.monotonic_ns()
+        if lane.idle:
+            return
+        if lane.window < 0:
+            self.take_next(lane, self.progress)
+        elif self.gap_ns is not None:
+            heapq.heappush(self.typing, (self.progress, lane.fd))
+        else:
+            self._send_rest(lane)
+
+    def _send_rest(self, lane: Lane) -> None:
+        assert lane.unsent is not None
+        try:
+            sent = lane.send(lane.unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._fail(lane, failure(error))
+            return
+        self.tally.bytes_sent += sent
+        self.progress = time.monotonic_ns()
+        left = lane.unsent[sent:]
+        lane.unsent = left if len(left) else None
+        mask = select.EPOLLIN if lane.unsent is None else select.EPOLLIN | select.EPOLLOUT
+        self.lanes.epoll.modify(lane.fd, mask)
+
+    def _type(self, at: int) -> None:
+        """Send the bytes of slow senders that are due."""
+        assert self.gap_ns is not None
+        while self.typing and self.typing[0][0] <= at:
+            when, fd = heapq.heappop(self.typing)
+            lane = self.lanes.by_fd.get(fd)
+            if lane is None or lane.unsent is None:
+                continue
+            try:
+                sent = lane.send(lane.unsent[:1])
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._fail(lane, failure(error))
+                continue
+            self.tally.bytes_sent += sent
+            self.progress = at
+            left = lane.unsent[sent:]
+            lane.unsent = left if len(left) else None
+            if lane.unsent is not None:
+                heapq.heappush(self.typing, (when + self.gap_ns, fd))
+
+    # Replies
+
+    def _answered(self, lane: Lane, at: int) -> None:
+        """Go on after a whole reply."""
+        lane.window = -1
+        lane.got = 0
+        lane.served = True
+        self.outstanding -= 1
+        self.replied = at
+        self.tally.messages += 1
+        self.tally.bytes_received += lane.due
+        if self.options.per_request:
+            self.lanes.close(lane)
+        self.take_next(lane, at)
+
+    def _rare_event(self, lane: Lane, mask: int) -> None:
+        """Handle connecting, sending on, failing, and replies that are large or in pieces."""
+        if not lane.connected:
+            reason = self.lanes.settle(lane, mask)
+            if reason is not None:
+                self._fail(lane, reason)
+            elif lane.connected:
+                self._stands(lane)
+            return
+        if mask & select.EPOLLOUT and lane.unsent is not None:
+            self._send_rest(lane)
+        if mask & ~select.EPOLLOUT and lane.socket is not None:
+            try:
+                got = lane.socket.recv_into(self.scratch)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._fail(lane, failure(error))
+                return
+            self._take_piece(lane, self.pieces[:got], time.monotonic_ns())
+
+    def _take_piece(
+        self, lane: Lane, piece: np.ndarray[tuple[int], np.dtype[np.uint8]], at: int
+    ) -> None:
+        """Compare a part of a reply, and see whether the reply is whole."""
+        self.progress = at
+        if len(piece) == 0 and not self.datagrams:
+            self._fail(lane, "closed by server")
+        elif lane.idle or lane.window < 0:
+            self._fail(lane, "data that nobody asked for")
+        elif self.suffix:
+            self._take_suffixed(lane, piece.tobytes(), at)
+        else:
+            end = lane.got + len(piece)
+            if end > lane.due or (self.datagrams and end < lane.due):
+                self._fail(lane, "wrong reply")
+                return
+            expected = lane.messages.expected(lane.window)[lane.got : end]
+            lane.good = (lane.got == 0 or lane.good) and bool(np.array_equal(piece, expected))
+            lane.got = end
+            if end == lane.due:
+                self._judge(lane, at)
+
+    def _take_suffixed(self, lane: Lane, piece: bytes, at: int) -> None:
+        """Take a reply whose parts may each carry the suffix; no message contains it."""
+        lane.raw = lane.raw + piece if lane.got else bytearray(piece)
+        lane.got = len(lane.raw)
+        if lane.got < lane.due or not lane.raw.endswith(self.suffix):
+            return
+        text = lane.raw.replace(self.suffix, b"")
+        if len(text) > lane.messages.size:
+            self._fail(lane, "wrong reply")
+        elif len(text) == lane.messages.size:
+            lane.good = text == lane.messages.expected(lane.window).tobytes()
+            lane.due = lane.got
+            self._judge(lane, at)
+
+    def _judge(self, lane: Lane, at: int) -> None:
+        if lane.good:
+            self.tally.verified += 1
+        else:
+            self.tally.errors["wrong reply"] += 1
+        self.took.append(at - lane.started)
+        self._answered(lane, at)
+
+    def _compare(self) -> None:
+        """Compare the replies gathered so far, and count their latencies."""
+        for messages in self.kinds:
+            right, wrong = messages.compare()
+            self.tally.verified += right
+            if wrong:
+                self.tally.errors["wrong reply"] += wrong
+        self.tally.latencies.add(self.took)
+        self.took.clear()
+
+    # Trouble
+
+    def _fail(self, lane: Lane, reason: str | None) -> None:
+        """Count a failure (None: it is counted) and end the lane, or renew it where lanes are."""
+        if reason is not None:
+            self.tally.errors[f"idle: {reason}" if lane.idle else reason] += 1
+        self.outstanding -= lane.window >= 0
+        was_free = not lane.idle and lane.window < 0 and lane.connected
+        lane.window = -1
+        lane.got = 0
+        lane.unsent = None
+        self.lanes.close(lane)
+        if lane.idle:
+            return
+        if was_free and lane in self.free:
+            self.free.remove(lane)
+        if not self.renews:
+            self.unfinished -= 1
+        elif self.options.per_request or self.lanes.open(lane):
+            self.again.append(lane)
+        else:
+            self.unfinished -= 1
+
+    def _check_limits(self, at: int) -> None:
+        """End what takes too long: lost datagrams, a server that no longer answers."""
+        for lane, stands in self.lanes.retry():
+            if stands:
+                self._stands(lane)
+            else:
+                self._fail(lane, None)
+        timeout = int(self.options.timeout * SECOND)
+        if self.datagrams:
+            for lane in self.busy:
+                if lane.window >= 0 and at - lane.started > timeout:
+                    self._fail(lane, "timed out")
+        if self.outstanding == 0 and self.schedule is not None:
+            self.progress = at  # nothing is due
+        stalled = at - max(self.progress, self.replied) > timeout
+        period_over = self.outstanding == 0 and (at >= self.end or self.draining)
+        if stalled or period_over:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        connecting = [lane for lane in self.lanes.by_fd.values() if not lane.connected]
+        waiting = [*connecting, *self.lanes.turned_away]
+        never = sum(not lane.idle and lane.window < 0 for lane in waiting)
+        self.tally.errors.update({"timed out": self.outstanding, "never connected": never})
+        self.unfinished = 0
+
+    def _own_event(self, fd: int) -> None:
+        if fd == self.timer.fd:
+            self.timer.clear()
+        elif fd == self.control:
+            self.lanes.epoll.unregister(fd)
+            self.end = time.monotonic_ns()
