@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+/*
+ * Deliveries: what arrived on a watched socket and when, and which receive took it.
+ *
+ * Each socket has a small queue of arrivals. Its only producer is whoever holds the socket's lock when the
+ * data is queued; its only consumer is the thread whose receive returns.
+ */
+
+#define PF_KTHREAD 0x00200000
+
+/* In whose context the current code runs. */
+static __always_inline u8 current_waker(void)
+{
+    u32 tid = bpf_get_current_pid_tgid(), flags = 0;
+    if (tid == 0)
+        return WAKER_SOFTIRQ; /* an idle CPU was interrupted */
+    if (current_thread())
+        return WAKER_SELF;
+    struct task_struct *task = (void *)bpf_get_current_task();
+    READ(flags, &task->flags);
+    if (!(flags & PF_KTHREAD))
+        return WAKER_PROCESS;
+    char comm[16] = {};
+    bpf_get_current_comm(comm, sizeof(comm));
+    return comm[0] == 'k' && comm[1] == 's' && comm[2] == 'o' && comm[3] == 'f' ? WAKER_KSOFTIRQD : WAKER_WORKER;
+}
+
+static __always_inline void push_arrival(struct socket_state *s, u64 now, u32 end)
+{
+    if (s->tail - s->head >= ARRIVALS) { /* join the newest one; its data became ready earlier */
+        s->arrivals[(s->tail - 1) & (ARRIVALS - 1)].end = end;
+        s->last_end = end;
+        count(COUNT_MERGED);
+        return;
+    }
+    struct arrival *a = &s->arrivals[s->tail & (ARRIVALS - 1)];
+    a->ready = now;
+    a->end = end;
+    a->notify = 0;
+    a->flags = 0;
+    a->waker = current_waker();
+    s->last_end = end;
+    s->tail += 1;
+}
+
+/* The watched state of a socket on which something arrived, or NULL. */
+static __always_inline struct socket_state *watched_socket(struct sock *sk)
+{
+    u16 number = 0;
+    u64 key = (u64)sk;
+    READ(number, &sk->__sk_common.skc_num);
+    u32 port = number;
+    u8 *watched = ports.lookup(&port);
+    if (!watched || !*watched || stage() == STAGE_STOPPED)
+        return NULL;
+    struct socket_state *s = sockets.lookup(&key);
+    if (s)
+        return s;
+    if (protocol_of(sk) != IPPROTO_TCP || tcp_state_of(sk) == TCP_LISTEN_STATE)
+        return NULL;
+    return watch_socket(sk);
+}
+
+static __always_inline void on_data_ready(struct sock *sk)
+{
+    struct socket_state *s = watched_socket(sk);
+    if (!s)
+        return;
+    if (!s->stream) {
+        push_arrival(s, bpf_ktime_get_ns(), s->last_end + 1);
+        return;
+    }
+    u32 end = received_end(sk);
+    if ((s32)(end - s->last_end) > 0) /* not a bare FIN, nor a listener's connection */
+        push_arrival(s, bpf_ktime_get_ns(), end);
+}
+
+/* When did the thread learn of the data that its call has just taken? */
+static __always_inline u64 noticed_at(struct thread_state *t, u64 ready)
+{
+    if (ready >= t->call_at) /* it came during the call: a sleeper was woken, or a runner met it */
+        return t->woken_at >= ready ? t->woken_at : ready;
+    return t->noticed_at >= ready ? t->noticed_at : t->call_at;
+}
+
+/* The `end` up to which data has been taken when a receive that returned `result` is over. */
+static __always_inline u32 taken_end(struct thread_state *t, struct socket_state *s, s64 result)
+{
+    struct sock *sk = (void *)t->sock;
+    if (s->stream) {
+        u32 copied = 0;
+        READ(copied, &((struct tcp_sock *)sk)->copied_seq);
+        return copied;
+    }
+    if (t->peeks)
+        return s->taken_end;
+    if (protocol_of(sk) == IPPROTO_UDP)
+        return s->taken_end + (t->call == CALL_recvmmsg ? result : 1);
+    return s->last_end - queued_messages(sk);
+}
+
+/* Has the oldest arrival been taken completely? */
+static __always_inline int arrival_taken(struct socket_state *s, u32 taken)
+{
+    return s->head != s->tail && (s32)(taken - s->arrivals[s->head & (ARRIVALS - 1)].end) >= 0;
+}
+
+/* Of the oldest arrival a part has been taken: the rest is for a later call, but it has been noticed. */
+static __always_inline void note_partial(struct thread_state *t, struct socket_state *s, u32 taken)
+{
+    if (s->head != s->tail && !s->head_noticed && (s32)(taken - s->taken_end) > 0)
+        s->head_noticed = noticed_at(t, s->arrivals[s->head & (ARRIVALS - 1)].ready);
+}
+
+/* Fills the delivery of `r` with the oldest arrival, and removes it. */
+static __always_inline void take_arrival(struct thread_state *t, struct socket_state *s, struct call_record *r,
+                                         u64 now, u32 received)
+{
+    struct arrival *a = &s->arrivals[s->head & (ARRIVALS - 1)];
+    if (r) {
+        r->flags |= FLAG_DELIVERED | a->flags;
+        r->ready = a->ready;
+        r->noticed = s->head_noticed ? s->head_noticed : noticed_at(t, a->ready);
+        r->copied = t->copied_at ? t->copied_at : now;
+        r->delivered = s->stream ? a->end - s->taken_end : received;
+        r->notify = a->notify;
+        r->waker = a->waker;
+    }
+    s->taken_end = a->end;
+    s->head_noticed = 0;
+    s->head += 1;
+}
+
+/* A call that took more than one arrival: the further ones get records of their own. */
+static __always_inline void deliver_apart(struct thread_state *t, struct socket_state *s, u64 now, u32 received)
+{
+    struct call_record *r = reserve(KIND_DELIVERY);
+    if (r) {
+        __builtin_memset(r, 0, sizeof(*r));
+        r->ts = t->call_at;
+        r->pid = t->pid;
+        r->tid = t->tid;
+        r->kind = KIND_DELIVERY;
+        r->call = t->call;
+        r->fd = t->fd;
+        r->socket = t->socket;
+    }
+    take_arrival(t, s, r, now, received);
+    if (r)
+        submit(r);
+}

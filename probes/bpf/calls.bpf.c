@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+/*
+ * The calls: where they begin and end, and how a finished call's time is split into phases.
+ *
+ * Everything of a thread is on one clock: at each event the time since `mark` goes to where the thread was.
+ */
+
+static __always_inline int is_receive(u8 call)
+{
+    return call <= CALL_recvmmsg;
+}
+
+static __always_inline int is_wait(u8 call)
+{
+    return call >= CALL_select && call <= CALL_epoll_pwait2;
+}
+
+#define EAGAIN 11
+#define NO_RESULT 0
+
+struct phases {
+    u64 duration;
+    u64 spin;
+    u64 check;
+    u64 copy;
+    u64 overhead;
+};
+
+/* Splits the time that the call spent on the CPU. */
+static __always_inline void split(struct thread_state *t, u64 now, s64 result, struct phases *p)
+{
+    p->duration = now - t->call_at;
+    p->spin = 0;
+    p->check = 0;
+    p->copy = t->call_copy;
+    p->overhead = 0;
+    u64 on_cpu = p->duration - call_off_cpu(t);
+    if (t->flags & FLAG_UNFINISHED)
+        p->overhead = is_wait(t->call) ? 0 : on_cpu - p->copy;
+    else if (result == -EAGAIN && !is_wait(t->call))
+        p->spin = on_cpu - p->copy;
+    else if (is_wait(t->call) && result == 0 && t->call_sleep == 0)
+        p->spin = on_cpu;
+    else if (!is_wait(t->call))
+        p->overhead = on_cpu - p->copy;
+    p->check = on_cpu - p->spin - p->copy - p->overhead;
+}
+
+static __always_inline void add_to_ledger(struct thread_state *t, struct phases *p, u64 bytes)
+{
+    t->sleep += t->call_sleep;
+    t->runq += t->call_runq;
+    t->spin += p->spin;
+    t->check += p->check;
+    t->copy += p->copy;
+    t->overhead += p->overhead;
+    t->bytes += bytes;
+    t->calls += 1;
+}
+
+static __always_inline void fill_call(struct call_record *r, struct thread_state *t, struct phases *p, s64 result,
+                                      u64 bytes)
+{
+    __builtin_memset(r, 0, sizeof(*r));
+    r->ts = t->call_at;
+    r->pid = t->pid;
+    r->tid = t->tid;
+    r->kind = KIND_CALL;
+    r->call = t->call;
+    r->context = CONTEXT_PROCESS;
+    r->flags = t->flags;
+    r->cpu = bpf_get_smp_processor_id();
+    r->duration = p->duration;
+    r->socket = t->socket;
+    r->sleep = t->call_sleep;
+    r->runq = t->call_runq;
+    r->spin = p->spin;
+    r->check = p->check;
+    r->copy = p->copy;
+    r->fd = t->fd;
+    r->nfds = t->nfds;
+    r->result = result;
+    r->bytes = bytes;
+}
+
+/* The payload that a receive brought. recvmmsg returns messages: its bytes come from sock_recv_length. */
+static __always_inline u64 payload(struct thread_state *t, s64 result)
+{
+    if (!is_receive(t->call) || result <= 0 || t->peeks)
+        return 0;
+    return t->call == CALL_recvmmsg ? t->received : result;
+}
+
+static __always_inline void end_call(struct thread_state *t, u64 now, s64 result)
+{
+    struct phases p;
+    struct socket_state *s = NULL;
+    u64 bytes = payload(t, result);
+    u32 taken = 0;
+    int more = 0;
+
+    if (bytes && !t->copied_at)
+        t->flags |= FLAG_COPY_UNKNOWN;
+    if (t->call == CALL_recvmmsg && result > 0 && !bytes)
+        t->flags |= FLAG_BYTES_UNKNOWN;
+    split(t, now, result, &p);
+    add_to_ledger(t, &p, bytes);
+    if (is_wait(t->call) && result > 0)
+        t->noticed_at = now;
+    if (is_receive(t->call) && result >= 0 && t->sock && !(t->flags & FLAG_UNFINISHED)) {
+        s = sockets.lookup(&t->sock);
+        if (s)
+            taken = taken_end(t, s, result);
+    }
+    struct call_record *r = reserve(KIND_CALL);
+    if (r) {
+        fill_call(r, t, &p, result, bytes);
+        if (s && arrival_taken(s, taken)) {
+            take_arrival(t, s, r, now, bytes);
+            count(COUNT_EMBEDDED);
+        }
+        submit(r);
+    }
+    for (int i = 0; s && i < ARRIVALS && arrival_taken(s, taken); i++)
+        deliver_apart(t, s, now, bytes);
+    if (s)
+        note_partial(t, s, taken);
+    if (s && s->stream && s->head == s->tail)
+        s->taken_end = taken;
+    t->mark = now;
+    t->mode = MODE_USER;
+}
+
+static __always_inline void begin_call(struct thread_state *t, u8 call, u64 now)
+{
+    t->mode = MODE_CALL;
+    t->call = call;
+    t->call_at = now;
+    t->call_sleep = 0;
+    t->call_runq = 0;
+    t->call_copy = 0;
+    t->copy_at = 0;
+    t->copied_at = 0;
+    t->sock = 0;
+    t->socket = 0;
+    t->received = 0;
+    t->fd = -1;
+    t->nfds = 0;
+    t->flags = 0;
+    t->peeks = 0;
+}
+
+/* What a system call is to us: the index of a traced call, a touch, or nothing. */
+#define NOT_TRACED 0xff
+#define TOUCHES_FIRST 0xfe
+#define TOUCHES_THIRD 0xfd
+
+static __always_inline u8 classify(u32 number)
+{
+    switch (number) {
+    case NR_read: return CALL_read;
+    case NR_readv: return CALL_readv;
+    case NR_recvfrom: return CALL_recvfrom;
+    case NR_recvmsg: return CALL_recvmsg;
+    case NR_recvmmsg: return CALL_recvmmsg;
+    case NR_select: return CALL_select;
+    case NR_pselect6: return CALL_pselect6;
+    case NR_poll: return CALL_poll;
+    case NR_ppoll: return CALL_ppoll;
+    case NR_epoll_wait: return CALL_epoll_wait;
+    case NR_epoll_pwait: return CALL_epoll_pwait;
+    case NR_epoll_pwait2: return CALL_epoll_pwait2;
+    case NR_accept: return CALL_accept;
+    case NR_accept4: return CALL_accept4;
+    case NR_connect:
+    case NR_listen: return TOUCHES_FIRST;
+    case NR_epoll_ctl: return TOUCHES_THIRD;
+    }
+    return NOT_TRACED;
+}
+
+#define MSG_PEEK 2
+
+/* recvfrom(fd, buf, len, flags), recvmsg(fd, msg, flags), recvmmsg(fd, vec, vlen, flags) */
+static __always_inline u8 peeks(u8 call, struct pt_regs *regs)
+{
+    u64 flags = 0;
+    if (call == CALL_recvfrom || call == CALL_recvmmsg)
+        READ(flags, &PT_REGS_PARM4_SYSCALL(regs));
+    else if (call == CALL_recvmsg)
+        READ(flags, &PT_REGS_PARM3(regs));
+    return (flags & MSG_PEEK) != 0;
+}
+
+static __always_inline void remember_socket(struct thread_state *t, struct descriptor *d)
+{
+    t->sock = d->sock;
+    t->socket = d->inode;
+}
+
+static __always_inline void touch_descriptor(struct thread_state *t, u64 now, int fd, int on_return)
+{
+    struct descriptor d = {};
+    if (!socket_of_descriptor(fd, &d))
+        return;
+    touch_socket(now, t, &d);
+    if (on_return)
+        watch_port(&d);
+}
+
+TRACEPOINT(sys_enter)
+{
+    struct thread_state *t = current_thread();
+    if (!t)
+        return 0;
+    u64 now = bpf_ktime_get_ns(), first = 0, other = 0;
+    struct pt_regs *regs = (void *)ctx->args[0];
+    u8 call = classify(ctx->args[1]);
+
+    t->user += now - t->mark;
+    t->mark = now;
+    t->mode = MODE_OTHER_CALL;
+    if (call == NOT_TRACED)
+        return 0;
+    READ(first, &PT_REGS_PARM1(regs));
+    if (call == TOUCHES_FIRST || call == TOUCHES_THIRD) {
+        if (call == TOUCHES_THIRD)
+            READ(first, &PT_REGS_PARM3(regs));
+        touch_descriptor(t, now, first, 0);
+        t->touches = call == TOUCHES_FIRST;
+        t->fd = first;
+        return 0;
+    }
+    if (is_wait(call)) {
+        begin_call(t, call, now);
+        if (call == CALL_select || call == CALL_pselect6)
+            t->nfds = first;
+        else if (call == CALL_poll || call == CALL_ppoll) {
+            READ(other, &PT_REGS_PARM2(regs));
+            t->nfds = other;
+        } else
+            t->fd = first;
+        return 0;
+    }
+    struct descriptor d = {};
+    if (!socket_of_descriptor(first, &d))
+        return 0; /* a file, a pipe: one of the other calls */
+    begin_call(t, call, now);
+    t->fd = first;
+    remember_socket(t, &d);
+    touch_socket(now, t, &d);
+    if (is_receive(call))
+        t->peeks = peeks(call, regs);
+    return 0;
+}
+
+TRACEPOINT(sys_exit)
+{
+    struct thread_state *t = current_thread();
+    if (!t)
+        return 0;
+    u64 now = bpf_ktime_get_ns();
+    s64 result = ctx->args[1];
+
+    if (t->mode != MODE_CALL) {
+        t->other_calls += now - t->mark;
+        t->mark = now;
+        t->mode = MODE_USER;
+        if (t->touches) {
+            t->touches = 0;
+            touch_descriptor(t, now, t->fd, 1);
+        }
+        return 0;
+    }
+    u8 call = t->call;
+    if (call == CALL_accept || call == CALL_accept4) {
+        if (result >= 0)
+            touch_descriptor(t, now, result, 0);
+    } else if (t->flags & FLAG_BEGUN_BEFORE && is_receive(call)) {
+        struct descriptor d = {};
+        if (socket_of_descriptor(t->fd, &d))
+            remember_socket(t, &d);
+    }
+    end_call(t, now, result);
+    return 0;
+}
+
+/* recvmmsg says how many messages it brought, not how much. */
+TRACEPOINT(sock_recv_length)
+{
+    struct thread_state *t = current_thread();
+    s32 length = ctx->args[1];
+    if (t && t->mode == MODE_CALL && t->call == CALL_recvmmsg && length > 0)
+        t->received += length;
+    return 0;
+}

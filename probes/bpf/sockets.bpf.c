@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+/*
+ * From a descriptor to its socket, and which sockets are watched for arrivals.
+ *
+ * A socket is watched from the moment that a traced thread names it (connect, listen, accept, epoll_ctl, a
+ * receive), and from its first arrival if its local port is that of such a socket: a connection that nobody
+ * has accepted yet is watched, too.
+ */
+
+#define AF_UNIX 1
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define TCP_CLOSE_STATE 7
+#define TCP_LISTEN_STATE 10
+/* CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT: the peer's FIN has been received and has taken a sequence number. */
+#define TCP_FIN_RECEIVED ((1 << 8) | (1 << 9) | (1 << 11) | (1 << 6))
+
+struct descriptor {
+    u64 sock;
+    u64 inode;
+};
+
+/* Returns 1 and fills `d` if `fd` of the current task is a socket. */
+static __always_inline int socket_of_descriptor(int fd, struct descriptor *d)
+{
+    struct task_struct *task = (void *)bpf_get_current_task();
+    struct files_struct *files = NULL;
+    struct fdtable *table = NULL;
+    struct file **entries = NULL;
+    struct file *file = NULL;
+    struct inode *inode = NULL;
+    void *private = NULL;
+    unsigned int size = 0;
+
+    READ(files, &task->files);
+    READ(table, &files->fdt);
+    READ(size, &table->max_fds);
+    if ((u32)fd >= size)
+        return 0;
+    READ(entries, &table->fd);
+    READ(file, &entries[(u32)fd]);
+    if (!file)
+        return 0;
+    READ(inode, &file->f_inode);
+    READ(private, &file->private_data);
+    /* A socket and its inode are allocated together: net/socket.c, SOCK_INODE(). */
+    if ((void *)inode != (void *)&((struct socket_alloc *)private)->vfs_inode)
+        return 0;
+    READ(d->inode, &inode->i_ino);
+    READ(d->sock, &((struct socket *)private)->sk);
+    return d->sock != 0;
+}
+
+static __always_inline u16 protocol_of(struct sock *sk)
+{
+    u16 family = 0, protocol = 0;
+    READ(family, &sk->__sk_common.skc_family);
+    if (family != AF_INET && family != AF_INET6)
+        return 0;
+    READ(protocol, &sk->sk_protocol);
+    return protocol;
+}
+
+static __always_inline u8 tcp_state_of(struct sock *sk)
+{
+    u8 state = 0;
+    READ(state, (u8 *)&sk->__sk_common.skc_state);
+    return state;
+}
+
+/* The end of what has been received in order, without the FIN. */
+static __always_inline u32 received_end(struct sock *sk)
+{
+    u32 end = 0;
+    READ(end, &((struct tcp_sock *)sk)->rcv_nxt);
+    if ((1 << tcp_state_of(sk)) & TCP_FIN_RECEIVED)
+        end -= 1;
+    return end;
+}
+
+static __always_inline u32 queued_messages(struct sock *sk)
+{
+    u32 length = 0;
+    READ(length, &sk->sk_receive_queue.qlen);
+    return length;
+}
+
+static __always_inline struct socket_state *watch_socket(struct sock *sk)
+{
+    u32 zero = 0;
+    u64 key = (u64)sk;
+    struct socket_state *blank = blank_socket.lookup(&zero);
+    if (!blank)
+        return NULL;
+    sockets.update(&key, blank);
+    struct socket_state *s = sockets.lookup(&key);
+    if (!s) {
+        count(COUNT_SOCKETS_UNTRACED);
+        return NULL;
+    }
+    if (protocol_of(sk) == IPPROTO_TCP) {
+        s->stream = 1;
+        READ(s->taken_end, &((struct tcp_sock *)sk)->copied_seq);
+        s->last_end = s->taken_end;
+    }
+    return s;
+}
+
+/* What was received before the socket was watched: one arrival of unknown age. */
+static __always_inline void note_earlier_data(struct sock *sk, struct socket_state *s)
+{
+    u32 end = s->stream ? received_end(sk) : s->last_end + queued_messages(sk);
+    if ((s32)(end - s->last_end) <= 0)
+        return;
+    struct arrival *a = &s->arrivals[s->tail & (ARRIVALS - 1)];
+    a->ready = 0;
+    a->end = end;
+    a->flags = FLAG_READY_UNKNOWN;
+    s->last_end = end;
+    s->tail += 1;
+}
+
+static __always_inline void emit_socket(u64 now, u32 pid, u32 tid, u64 inode, struct sock *sk)
+{
+    u16 family = 0, remote_port = 0, local_port = 0;
+    struct socket_record *r = reserve(KIND_SOCKET);
+    if (!r)
+        return;
+    __builtin_memset(r, 0, sizeof(*r));
+    r->ts = now;
+    r->pid = pid;
+    r->tid = tid;
+    r->kind = KIND_SOCKET;
+    r->socket = inode;
+    READ(family, &sk->__sk_common.skc_family);
+    r->family = family;
+    if (family == AF_INET || family == AF_INET6) {
+        READ(local_port, &sk->__sk_common.skc_num);
+        READ(remote_port, &sk->__sk_common.skc_dport);
+        r->local_port = local_port;
+        r->remote_port = bpf_ntohs(remote_port);
+        r->protocol = protocol_of(sk);
+    }
+    if (family == AF_INET) {
+        bpf_probe_read_kernel(r->local_address, 4, &sk->__sk_common.skc_rcv_saddr);
+        bpf_probe_read_kernel(r->remote_address, 4, &sk->__sk_common.skc_daddr);
+    } else if (family == AF_INET6) {
+        bpf_probe_read_kernel(r->local_address, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+        bpf_probe_read_kernel(r->remote_address, 16, &sk->__sk_common.skc_v6_daddr);
+    }
+    submit(r);
+}
+
+/* A traced thread names the socket. */
+static __always_inline void touch_socket(u64 now, struct thread_state *t, struct descriptor *d)
+{
+    struct sock *sk = (void *)d->sock;
+    struct socket_state *s = sockets.lookup(&d->sock);
+    if (s && s->inode == d->inode)
+        return;
+    if (!s || s->inode) { /* a new socket, or a new one at the address of an old one */
+        s = watch_socket(sk);
+        if (!s)
+            return;
+        if (!s->stream || tcp_state_of(sk) != TCP_LISTEN_STATE)
+            note_earlier_data(sk, s);
+    }
+    s->inode = d->inode;
+    emit_socket(now, t->pid, t->tid, d->inode, sk);
+}
+
+/* From now on arrivals at the socket's local port are looked at. The port is known only after bind or connect. */
+static __always_inline void watch_port(struct descriptor *d)
+{
+    u16 port = 0;
+    struct sock *sk = (void *)d->sock;
+    READ(port, &sk->__sk_common.skc_num);
+    u32 key = port;
+    u8 *watched = ports.lookup(&key);
+    if (watched && !*watched)
+        *watched = 1;
+}
+
+/* A TCP socket that is closed is forgotten: its memory will be another socket soon. */
+TRACEPOINT(inet_sock_set_state)
+{
+    u64 key = ctx->args[0];
+    if ((u32)ctx->args[2] == TCP_CLOSE_STATE)
+        sockets.delete(&key);
+    return 0;
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+/*
+ * What the programs remember: one slot per traced thread, one entry per socket, and the counters.
+ *
+ * A thread's slot is found without hashing: sched_switch leaves it in a per-CPU cell, so that every other
+ * process pays two array look-ups per event and nothing more.
+ */
+
+#define READ(destination, pointer) bpf_probe_read_kernel(&(destination), sizeof(destination), (pointer))
+
+/* BCC attaches what is called raw_tracepoint__*, and at once: the catalogue decides here. */
+#define TRACEPOINT(name) int on_##name(struct bpf_raw_tracepoint_args *ctx)
+
+enum mode { MODE_USER, MODE_OTHER_CALL, MODE_CALL };
+
+struct thread_state {
+    u32 pid;
+    u32 tid; /* 0: the slot is free */
+    u64 start;
+    u64 mark; /* time up to here is in the ledger */
+
+    u64 user;
+    u64 sleep;
+    u64 runq;
+    u64 spin;
+    u64 check;
+    u64 copy;
+    u64 overhead;
+    u64 other_calls;
+    u64 off_cpu_elsewhere;
+    u64 calls;
+    u64 bytes;
+    u64 voluntary_switches;
+    u64 involuntary_switches;
+
+    u64 off_at; /* when it left the CPU; 0: on the CPU */
+    u64 woken_at;
+    u64 noticed_at; /* when a waiting call last reported something */
+
+    /* the call in flight */
+    u64 call_at;
+    u64 call_sleep;
+    u64 call_runq;
+    u64 call_copy;
+    u64 copy_at;     /* when the copy in progress began; 0: none */
+    u64 copy_off;    /* off-CPU time of the call when it began */
+    u64 copied_at;   /* end of the last copy */
+    u64 sock;        /* struct sock * */
+    u64 socket;      /* inode number */
+    u64 received;    /* bytes of a call whose result does not say */
+    s32 fd;
+    u32 nfds;
+    u8 preempted;
+    u8 mode;
+    u8 call;
+    u8 flags;
+    u8 role;
+    u8 peeks; /* MSG_PEEK: the data stays where it is */
+    u8 touches; /* MODE_OTHER_CALL that names a socket: on return it is looked at once more */
+};
+
+/* Data that has arrived and has not been copied yet. `end` counts bytes (TCP: sequence number) or messages. */
+struct arrival {
+    u64 ready;
+    u32 end;
+    u32 notify;
+    u8 waker;
+    u8 flags;
+};
+
+/* A power of two. 64 KiB segments: 2 MiB pending before neighbours are merged. */
+#define ARRIVALS 32
+
+struct socket_state {
+    u64 inode;
+    u64 head_noticed; /* when the oldest arrival was first noticed; 0: not yet */
+    u32 head;
+    u32 tail;
+    u32 last_end;  /* `end` of the newest arrival */
+    u32 taken_end; /* `end` of the newest arrival that was copied completely */
+    u8 stream;
+    struct arrival arrivals[ARRIVALS];
+};
+
+enum counter {
+    COUNT_EMITTED, /* + kind */
+    COUNT_LOST = 8, /* + kind */
+    COUNT_EMBEDDED = 16, /* deliveries that travel in the record of their call */
+    COUNT_MERGED,
+    COUNT_THREADS_UNTRACED,
+    COUNT_SOCKETS_UNTRACED,
+    COUNTERS,
+};
+
+enum stage { STAGE_OPENING, STAGE_RUNNING, STAGE_STOPPED };
+
+BPF_ARRAY(threads, struct thread_state, THREAD_SLOTS);
+BPF_STACK(free_slots, u32, THREAD_SLOTS);
+BPF_HASH(slots, u32, u32, THREAD_SLOTS);          /* tid -> slot */
+BPF_PERCPU_ARRAY(running, u32, 1);                /* slot of the thread on this CPU; 0: not traced */
+BPF_HASH(sockets, u64, struct socket_state, SOCKET_SLOTS);
+BPF_ARRAY(blank_socket, struct socket_state, 1);  /* too large for the stack */
+BPF_ARRAY(ports, u8, 65536);                      /* local ports of traced sockets */
+BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
+BPF_ARRAY(stages, u32, 1);
+
+static __always_inline u32 stage(void)
+{
+    u32 zero = 0;
+    u32 *value = stages.lookup(&zero);
+    return value ? *value : STAGE_STOPPED;
+}
+
+static __always_inline void count(u32 counter)
+{
+    u64 *value = counters.lookup(&counter);
+    if (value)
+        *value += 1;
+}
+
+static __always_inline struct thread_state *thread_by_tid(u32 tid)
+{
+    u32 *slot = slots.lookup(&tid);
+    if (!slot)
+        return NULL;
+    struct thread_state *t = threads.lookup(slot);
+    if (!t || t->tid != tid)
+        return NULL;
+    return t;
+}
+
+/* While threads are being opened the cell of a CPU may not know yet whom it is running. */
+static __always_inline struct thread_state *thread_while_opening(u32 tid)
+{
+    u32 zero = 0;
+    u32 *slot = slots.lookup(&tid);
+    u32 *cell = running.lookup(&zero);
+    if (!slot || !cell)
+        return NULL;
+    *cell = *slot;
+    return thread_by_tid(tid);
+}
+
+/* The state of the current thread, or NULL if it is not traced. */
+static __always_inline struct thread_state *current_thread(void)
+{
+    u32 zero = 0;
+    u32 *slot = running.lookup(&zero);
+    if (!slot)
+        return NULL;
+    u32 now = stage();
+    if (now == STAGE_STOPPED)
+        return NULL;
+    if (!*slot)
+        return now == STAGE_OPENING ? thread_while_opening(bpf_get_current_pid_tgid()) : NULL;
+    struct thread_state *t = threads.lookup(slot);
+    if (!t || t->tid != (u32)bpf_get_current_pid_tgid())
+        return NULL;
+    return t;
+}

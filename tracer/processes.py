@@ -1,0 +1,108 @@
+"""What /proc says of a process's threads at the moment when they begin to be traced (proc(5))."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from probes import calls
+from probes.program import OpenThread
+
+__all__ = ("comm_of", "local_ports", "socket_inodes", "thread_now", "threads_of")
+
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+_CALL_BY_NUMBER = {
+    number: calls.CALL_NAMES.index(name)
+    for name, number in calls.numbers().items()
+    if name in calls.CALL_NAMES
+}
+
+
+def comm_of(pid: int) -> str:
+    """Return the name of a process; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def _socket_of(pid: int, fd: int) -> int:
+    """Return the inode number of the socket behind a descriptor; 0 if it is not one."""
+    try:
+        match = _SOCKET.fullmatch(str(Path(f"/proc/{pid}/fd/{fd}").readlink()))
+    except OSError:
+        return 0
+    return int(match[1]) if match else 0
+
+
+def _in_call(thread: OpenThread, words: list[str]) -> OpenThread:
+    """Complete ``thread`` with the system call of /proc/PID/syscall: number and arguments."""
+    index = _CALL_BY_NUMBER.get(int(words[0]))
+    if index is None:
+        return thread._replace(call=-1)
+    call = calls.CALLS[index]
+    first, second = int(words[1], 16), int(words[2], 16)
+    if call.name in ("select", "pselect6"):
+        return thread._replace(call=index, nfds=first)
+    if call.name in ("poll", "ppoll"):
+        return thread._replace(call=index, nfds=second)
+    if call.kind == "wait":
+        return thread._replace(call=index, fd=first)
+    socket = _socket_of(thread.pid, first)
+    if not socket:
+        return thread._replace(call=-1)
+    return thread._replace(call=index, fd=first, socket=socket)
+
+
+def thread_now(pid: int, tid: int) -> OpenThread | None:
+    """Return what is known of a thread now, or None if it is gone."""
+    folder = Path(f"/proc/{pid}/task/{tid}")
+    try:
+        status = (folder / "stat").read_text()
+        words = (folder / "syscall").read_text().split()
+    except OSError:
+        return None
+    comm, _, rest = status.partition("(")[2].rpartition(")")
+    asleep = rest.split()[0] in "SDTt"
+    thread = OpenThread(pid, tid, comm, asleep=asleep)
+    if not asleep or words[0] in ("running", "-1"):
+        return thread
+    return _in_call(thread, words)
+
+
+def threads_of(pid: int) -> Iterator[OpenThread]:
+    """Yield each thread of a process, looked at one by one; nothing if the process is gone."""
+    try:
+        tids = sorted(int(task.name) for task in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return
+    for tid in tids:
+        thread = thread_now(pid, tid)
+        if thread is not None:
+            yield thread
+
+
+def socket_inodes(pid: int) -> set[int]:
+    """Return the inode numbers of the sockets that a process has open."""
+    try:
+        fds = [int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return set()
+    return {inode for fd in fds if (inode := _socket_of(pid, fd))}
+
+
+def local_ports(pid: int) -> set[int]:
+    """Return the local TCP and UDP ports of a process's sockets."""
+    inodes = socket_inodes(pid)
+    ports = set()
+    for name in ("tcp", "tcp6", "udp", "udp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if int(fields[9]) in inodes:
+                ports.add(int(fields[1].rpartition(":")[2], 16))
+    return ports

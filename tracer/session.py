@@ -1,0 +1,203 @@
+"""One recording: probes attached, processes followed, records spooled, a trace directory made."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from probes.calls import CALLS
+from probes.errors import ProbeError
+from probes.layout import RECORD_SIZE
+from probes.program import RING_BYTES, Program
+from tracer import processes
+from tracer.errors import USAGE, IophaseError
+from tracer.ring import Drain, RingReader
+from tracer.tracedir import create
+from tracer.traceinfo import Clock, Counts, ProbeState, Target, TraceInfo
+from tracer.version import __version__
+
+if TYPE_CHECKING:
+    from probes.program import Counters
+
+__all__ = ("Progress", "Session")
+
+Progress = Callable[[int, int], object]
+
+_FOLLOW_ROUNDS = 100
+"""Looks at a process for threads that are new since the last look: two are enough for most."""
+
+
+class Session:
+    """Traces processes from ``follow`` to ``stop``, and leaves a trace directory with ``save``.
+
+    A context manager: leaving it detaches everything, whatever happened; what was recorded and not
+    saved stays in the directory as a trace that was cut short.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        *,
+        model: str | None = None,
+        command: list[str] | None = None,
+        force: bool = False,
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        """Create the trace directory and attach the probes; nothing is traced yet.
+
+        ``ring_bytes`` is a power of two. Raises ``IophaseError`` when the directory cannot be made,
+        or when this host refuses a probe that is required.
+        """
+        self._info = _new_info(model, command)
+        self._directory = create(output, self._info, CALLS, force)
+        self._stopped = False
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._discard)
+            self._program = _attach(ring_bytes, stack)
+            self._info = replace(self._info, probes=_probe_states(self._program))
+            ring = RingReader(self._program.ring_fd, ring_bytes, RECORD_SIZE)
+            stack.callback(ring.close)
+            self._drain = Drain(ring, self._directory.spool.append)
+            self._drain.start()
+            self._attached = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None or self._info.targets:
+                self.stop()
+        finally:
+            self._attached.close()
+
+    @property
+    def path(self) -> Path:
+        """The trace directory."""
+        return self._directory.path
+
+    @property
+    def failed(self) -> bool:
+        """Whether records can no longer be written (the disk is full): it is time to stop."""
+        return self._drain.error is not None
+
+    def follow(self, pids: Sequence[int]) -> None:
+        """Trace processes with all their threads, and what they fork, from now on.
+
+        Raises ``IophaseError`` when one of them does not exist.
+        """
+        with self._program.opening():
+            for pid in pids:
+                self._open_process(pid)
+        self._directory.update(self._info)
+
+    def _open_process(self, pid: int) -> None:
+        comm = processes.comm_of(pid)
+        for port in processes.local_ports(pid):
+            self._program.watch_port(port)
+        found = False
+        for _ in range(_FOLLOW_ROUNDS):
+            new = [self._program.open_thread(thread) for thread in processes.threads_of(pid)]
+            found = found or any(new)
+            if not any(new):
+                break
+        if not found:
+            raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
+        target = Target(pid=pid, comm=comm)
+        self._info = replace(self._info, targets=[*self._info.targets, target])
+
+    def stop(self) -> None:
+        """End every ledger now, and take what is left in the ring; does nothing the second time.
+
+        Raises ``IophaseError`` when records could not be written: those before are kept.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        stopped = time.monotonic_ns()
+        self._program.stop(stopped)
+        self._info = replace(self._info, stopped=stopped)
+        try:
+            self._drain.stop()
+        finally:
+            self._info = self._with_counts(self._program.counters())
+            self._directory.update(self._info)
+
+    def save(
+        self, *, workload: dict[str, Any] | None = None, progress: Progress | None = None
+    ) -> TraceInfo:
+        """Write the files of the trace; ``workload`` is what the load generator says of its run.
+
+        Raises ``IophaseError`` when they cannot be written; the records are kept then.
+        """
+        self.stop()
+        self._info = replace(self._info, workload=workload)
+        self._directory.finish(self._info, progress)
+        return self._directory.info
+
+    def _discard(self) -> None:
+        """Leave no directory behind where nothing was recorded."""
+        if self._info.targets:
+            self._directory.spool.close()
+        else:
+            self._directory.abandon()
+
+    def _with_counts(self, counters: Counters) -> TraceInfo:
+        return replace(
+            self._info,
+            emitted=_counts(counters.emitted, counters.embedded),
+            lost=_counts(counters.lost, 0),
+            merged=counters.merged,
+        )
+
+
+def _attach(ring_bytes: int, stack: contextlib.ExitStack) -> Program:
+    try:
+        program = Program(ring_bytes=ring_bytes)
+        stack.callback(program.close)
+        program.attach()
+    except ProbeError as error:
+        raise IophaseError(f"{error}; 'iophase doctor' says what this host allows") from error
+    return program
+
+
+def _new_info(model: str | None, command: list[str] | None) -> TraceInfo:
+    now = Clock(monotonic_ns=time.monotonic_ns(), realtime_ns=time.time_ns())
+    return TraceInfo(
+        iophase=__version__,
+        kernel=platform.release(),
+        arch=platform.machine(),
+        backend="tracepoint",
+        clock=now,
+        started=now["monotonic_ns"],
+        model=model,
+        command=command,
+    )
+
+
+def _probe_states(program: Program) -> list[ProbeState]:
+    return [
+        ProbeState(name=probe.name, phase=probe.phase, attached=backend, detail=detail or None)
+        for probe, backend, detail in program.attached
+    ]
+
+
+def _counts(by_kind: dict[str, int], embedded: int) -> Counts:
+    """Count rows by file; a delivery that travels in the record of its call is a row, too."""
+    return Counts(
+        calls=by_kind["CALL"],
+        deliveries=by_kind["DELIVERY"] + embedded,
+        threads=by_kind["THREAD"],
+        total=sum(by_kind.values()),
+    )
