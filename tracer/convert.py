@@ -30,7 +30,7 @@ from tracer.columns import (
 )
 from tracer.csvfiles import CsvFiles
 from tracer.errors import IophaseError
-from tracer.order import TimeOrder
+from tracer.order import TimeOrder, take
 from tracer.ring import Records
 from tracer.spool import Spool, open_spool
 
@@ -136,8 +136,8 @@ def _convert(
     csv.append(paths["sockets.csv"], lambda: sockets_table(sockets))
     converted = len(threads) + len(sockets) + len(few["NAME"]) + done.unreadable
     for batch in order.batches():
-        calls = batch[batch["kind"] == KINDS["CALL"]]
-        arrivals = batch[delivered(batch)]
+        calls = take(batch, np.flatnonzero(batch["kind"] == KINDS["CALL"]))
+        arrivals = take(batch, np.flatnonzero(delivered(batch)))
         done.count_calls(calls)
         done.deliveries += len(arrivals)
         csv.append(paths["calls.csv"], partial(calls_table, calls, names, spool.calls))
@@ -151,7 +151,10 @@ def _set_aside(records: Records, order: TimeOrder, done: Converted) -> dict[str,
     """Survey the spool for ``order``; return the records of the kinds that are few, by time."""
     others = [records[:0], *(order.survey(start) for start in order.starts())]
     rest = np.concatenate(others)
-    rest = rest[np.argsort(rest["ts"], kind="stable")]
-    few = {name: rest[rest["kind"] == KINDS[name]] for name in ("NAME", "THREAD", "SOCKET")}
+    rest = take(rest, np.argsort(rest["ts"], kind="stable"))
+    few = {
+        name: take(rest, np.flatnonzero(rest["kind"] == KINDS[name]))
+        for name in ("NAME", "THREAD", "SOCKET")
+    }
     done.unreadable = len(rest) - sum(len(found) for found in few.values())
     return few

@@ -1,8 +1,8 @@
 """The directory of a trace: made, finished and recovered so that no file is ever seen half-written.
 
 While a trace is made its directory holds ``trace.json.partial`` and ``records.spool.partial``. At
-the end the CSV files are written beside them under partial names, and only when all are complete and
-on the disk do they get their final names; ``trace.json`` comes last, so a directory that has it is
+the end the CSV files are written beside them under partial names; only when all are complete and on
+the disk do they get their final names. ``trace.json`` comes last, so a directory that has it is
 whole. What is interrupted before that can be recovered from the two partial files.
 """
 
