@@ -12,7 +12,7 @@ import functools
 import itertools
 import mmap
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,6 +180,8 @@ class _Header:
     aligns: dict[int, int] = field(default_factory=dict)
     pending: list[int] = field(default_factory=list)
     keeps: dict[int, bool] = field(default_factory=dict)
+    gaps: Iterator[int] = field(default_factory=itertools.count)
+    """Numbers the gaps: members of anonymous structs share one scope with those around them."""
     whole: set[int] = field(default_factory=set)
     """Types that keep every member."""
 
@@ -205,9 +207,9 @@ class _Header:
             self._enum(type_id)
 
     def _mentions(self, type_id: int) -> int:
-        """Count the members that the text names: of two types with one tag, the likelier."""
+        """Count what the text names of a type: of two types with one tag, the likelier."""
         if self.btf.kind(type_id) not in _COMPOSITES:
-            return 0
+            return sum(item.name in self.words for item in self.btf.enumerators(type_id))
         return sum(member.name in self.words for member in self.btf.members(type_id))
 
     def text(self) -> str:
@@ -260,9 +262,7 @@ class _Header:
         tag = self.btf.name(type_id)
         word = "union" if self.btf.is_union(type_id) else "struct"
         if not tag:
-            body = self._body(type_id)
-            self.aligns[type_id] = body.align
-            return "\n".join([f"{word} {{", *body.lines, f"}}{_attribute(body)} {inner}"])
+            return self._inline(type_id, inner)
         if not whole:
             self.pending.append(type_id)
             return f"{self._forward(type_id)} {inner}"
@@ -272,6 +272,12 @@ class _Header:
             return f"unsigned char {name}[{self.btf.size(type_id)}]{bracket}{rest}"
         self.define(type_id)
         return f"{word} {tag} {inner}"
+
+    def _inline(self, type_id: int, inner: str) -> str:
+        body = self._body(type_id)
+        self.aligns[type_id] = body.align
+        word = "union" if self.btf.is_union(type_id) else "struct"
+        return "\n".join([f"{word} {{", *body.lines, f"}}{_attribute(body)} {inner}"])
 
     def _clashes(self, type_id: int) -> bool:
         """Say whether another type of the same tag has been defined already."""
@@ -300,6 +306,8 @@ class _Header:
         name = self.btf.name(type_id)
         if name in self.provided.typedefs:
             return name
+        if name not in self.words:  # then the program cannot miss it
+            return None
         if name in self.declared.typedefs or self.typedefs.setdefault(name, type_id) != type_id:
             return None
         if type_id not in self.aligns:
@@ -340,12 +348,14 @@ class _Header:
         """Define an enum, reduced to the constants in the text; return its name as a type."""
         btf = self.btf
         tag, size = btf.name(type_id), btf.size(type_id)
-        plain = f"{'' if btf.signed(type_id) else 'unsigned '}{_INTS[size]}"
+        plain = f"{'' if btf.signed(type_id) else 'unsigned '}{_INTS.get(size, 'int')}"
         if tag in self.declared.tags or self._clashes(type_id):
             return plain
         if tag in self.provided.tags or (tag and tag in self.tags):
             return f"enum {tag}"
         values = list(btf.enumerators(type_id))
+        if not values:  # only announced
+            return plain
         known = self.provided.identifiers | self.declared.identifiers | self.constants
         kept = [item for item in values if item.name in self.words and item.name not in known]
         self.constants.update(item.name for item in kept)
@@ -356,9 +366,11 @@ class _Header:
         lines = [f"    {item.name} = {_literal(item.value)}," for item in kept]
         if tag:  # the bounds give the enum the size and the sign that it has in the kernel
             bounds = {"least": min, "most": max}
-            for word, bound in bounds.items() if values else ():
+            for word, bound in bounds.items():
                 value = bound(item.value for item in values)
                 lines.append(f"    __{tag}_{word} = {_literal(value)},")
+            if size == 8 and btf.kind(type_id) is Kind.ENUM:  # before ENUM64: values cut to 32 bits
+                lines.append(f"    __{tag}_wide = {_literal(1 << 63)},")
         packed = " __attribute__((packed))" if size < 4 else ""
         self.parts += [f"enum {tag} {{" if tag else "enum {", *lines, f"}}{packed};"]
         if not tag:
@@ -397,16 +409,44 @@ class _Header:
         )
         if packed:
             align = min(align, 8, size & -size or 1)
-        layout = _union_lines if self.btf.is_union(type_id) else _struct_lines
+        layout = self._union_lines if self.btf.is_union(type_id) else self._struct_lines
         asserts = [
             pair
             for member, _ in members
             if not member.bit_size
             for pair in self._asserts(member, 0)
         ]
-        return _Body(layout(members, self.btf, size), align, packed, asserts)
+        return _Body(layout(members, size), align, packed, asserts)
+
+    def _struct_lines(self, members: list[tuple[Member, str]], size: int) -> list[str]:
+        lines: list[str] = []
+        at = 0
+        for member, text in members:
+            lines += self._gap(at, member.bit_offset)
+            lines.append(f"    {text};")
+            at = member.bit_offset + (member.bit_size or 8 * self.btf.size(member.type))
+        return lines + self._gap(at, 8 * size)
+
+    def _union_lines(self, members: list[tuple[Member, str]], size: int) -> list[str]:
+        return [f"    {text};" for _, text in members] + self._gap(0, 8 * size)
+
+    def _gap(self, begin: int, end: int) -> list[str]:
+        """Return padding from one bit to another, in bits only beside a bitfield."""
+        lines = []
+        if begin % 8 and begin < end:
+            bits = min(8 - begin % 8, end - begin)
+            lines.append(f"    unsigned char : {bits};")
+            begin += bits
+        if whole := (end - begin) // 8:
+            lines.append(f"    unsigned char __gap_{next(self.gaps)}[{whole}];")
+            begin += 8 * whole
+        if begin < end:
+            lines.append(f"    unsigned char : {end - begin};")
+        return lines
 
     def _member(self, member: Member) -> str:
+        if not member.name:  # with -fms-extensions (since 6.19) its struct may have a tag
+            return self._inline(self.btf.strip(member.type), "")
         text = self.declare(member.type, member.name)
         return f"{text} : {member.bit_size}" if member.bit_size else text
 
@@ -460,36 +500,3 @@ def _literal(value: int) -> str:
     if value > 0x7FFFFFFF:
         return f"{value:#x}U" if value <= 0xFFFFFFFF else f"{value:#x}ULL"
     return str(value) if value >= -0x7FFFFFFF else f"(-{-value - 1}LL - 1)"
-
-
-_ordinals = itertools.count()
-"""Names the gaps: the members of anonymous structs share one scope with those around them."""
-
-
-def _struct_lines(members: list[tuple[Member, str]], btf: Btf, size: int) -> list[str]:
-    lines: list[str] = []
-    at = 0
-    for member, text in members:
-        lines += _gap(at, member.bit_offset)
-        lines.append(f"    {text};")
-        at = member.bit_offset + (member.bit_size or 8 * btf.size(member.type))
-    return lines + _gap(at, 8 * size)
-
-
-def _union_lines(members: list[tuple[Member, str]], btf: Btf, size: int) -> list[str]:
-    return [f"    {text};" for _, text in members] + _gap(0, 8 * size)
-
-
-def _gap(begin: int, end: int) -> list[str]:
-    """Return padding from one bit to another, in bits only beside a bitfield."""
-    lines = []
-    if begin % 8 and begin < end:
-        bits = min(8 - begin % 8, end - begin)
-        lines.append(f"    unsigned char : {bits};")
-        begin += bits
-    if whole := (end - begin) // 8:
-        lines.append(f"    unsigned char __gap_{next(_ordinals)}[{whole}];")
-        begin += 8 * whole
-    if begin < end:
-        lines.append(f"    unsigned char : {end - begin};")
-    return lines
