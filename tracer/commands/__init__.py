@@ -12,7 +12,7 @@ from typing import Protocol
 
 __all__ = ("VERBS", "Command")
 
-VERBS = ("doctor",)
+VERBS = ("doctor", "models", "serve")
 """The verbs, in the order in which the help shows them."""
 
 
