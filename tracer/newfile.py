@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tracer.privileges import owner
+
 __all__ = ("new_directory", "new_file", "sync_directory")
 
 
@@ -48,6 +50,5 @@ def sync_directory(path: Path) -> None:
 
 def _hand_over(descriptor: int) -> None:
     """Give it to the user who called sudo(8), if one did."""
-    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
-    if os.geteuid() == 0 and uid.isdecimal() and gid.isdecimal():
-        os.fchown(descriptor, int(uid), int(gid))
+    if (user := owner()) is not None:
+        os.fchown(descriptor, *user)
