@@ -46,6 +46,7 @@ def compile_program(
 ) -> Any:
     """Compile a program and return BCC's ``BPF`` object, which can be falsy: compare with None.
 
+    Maps exist then; nothing is loaded or attached, whatever the names of the functions.
     ``source`` is a file, or C text. Its ``#include "..."`` are taken from ``probes/bpf`` and put in
     place, because BCC rewrites only the main file. ``prelude`` is C text that comes first
     (constants, records), ``cflags`` may define macros, ``roots`` name types and members that no
@@ -63,7 +64,7 @@ def compile_program(
         stack.enter_context(_shim_tree())
         build = stack.enter_context(quiet(f"{name} cannot be built", {types_path: "kernel types"}))
         flags = ["-include", types_path, *cflags, "-Wno-everything"]
-        return build(_bcc().BPF, text=text.encode(), cflags=flags)
+        return build(_unattached(), text=text.encode(), cflags=flags)
 
 
 def load_function(program: Any, function: str, program_type: int) -> Any:
@@ -195,7 +196,12 @@ def _last_useful(said: str) -> str:
     return "\n".join(lines[-_SHOWN_LINES:])
 
 
-def _bcc() -> Any:
+def _unattached() -> Any:
+    """Return BCC's class without its habit to attach what is called ``kprobe__...`` at once."""
     import bcc
 
-    return bcc
+    class Unattached(bcc.BPF):  # type: ignore[misc]
+        def _trace_autoload(self) -> None:
+            pass
+
+    return Unattached
