@@ -69,5 +69,4 @@ PROBES: tuple[Probe, ...] = (
         "when a socket is gone",
         required=True,
     ),
-    Probe("length", "bytes", (), ("sock_recv_length",), "6.3", "the bytes of recvmmsg"),
 )

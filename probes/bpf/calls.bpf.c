@@ -83,12 +83,34 @@ static __always_inline void fill_call(struct call_record *r, struct thread_state
     r->bytes = bytes;
 }
 
-/* The payload that a receive brought. recvmmsg returns messages: its bytes come from sock_recv_length. */
+/* recvmmsg returns messages: the length of each is in its header, which is all that is read. */
+#define MESSAGES 64
+#define HEADER_SIZE 64 /* sizeof(struct mmsghdr) and the offset of msg_len: include/linux/socket.h */
+#define LENGTH_OFFSET 56
+
+static __always_inline u32 message_length(struct thread_state *t, int index)
+{
+    u32 length = 0;
+    bpf_probe_read_user(&length, sizeof(length), (void *)(t->vector + index * HEADER_SIZE + LENGTH_OFFSET));
+    return length;
+}
+
+static __always_inline u64 payload_of_messages(struct thread_state *t, s64 messages)
+{
+    u64 bytes = 0;
+    if (messages > MESSAGES)
+        t->flags |= FLAG_BYTES_UNKNOWN;
+    for (int i = 0; i < MESSAGES; i++) /* no branch in it: the verifier would follow each one */
+        bytes += message_length(t, i) & (0 - (u64)((i - messages) >> 63 & 1));
+    return bytes;
+}
+
+/* The payload that a receive brought. */
 static __always_inline u64 payload(struct thread_state *t, s64 result)
 {
     if (!is_receive(t->call) || result <= 0 || t->peeks)
         return 0;
-    return t->call == CALL_recvmmsg ? t->received : result;
+    return t->call == CALL_recvmmsg ? payload_of_messages(t, result) : result;
 }
 
 static __always_inline void end_call(struct thread_state *t, u64 now, s64 result)
@@ -101,8 +123,6 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
 
     if (bytes && !t->copied_at)
         t->flags |= FLAG_COPY_UNKNOWN;
-    if (t->call == CALL_recvmmsg && result > 0 && !bytes)
-        t->flags |= FLAG_BYTES_UNKNOWN;
     split(t, now, result, &p);
     add_to_ledger(t, &p, bytes);
     if (is_wait(t->call) && result > 0)
@@ -116,13 +136,13 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
     if (r) {
         fill_call(r, t, &p, result, bytes);
         if (s && arrival_taken(s, taken)) {
-            take_arrival(t, s, r, now, bytes);
+            take_arrival(t, s, r, now, t->call == CALL_recvmmsg ? message_length(t, 0) : bytes);
             count(COUNT_EMBEDDED);
         }
         submit(r);
     }
     for (int i = 0; s && i < ARRIVALS && arrival_taken(s, taken); i++)
-        deliver_apart(t, s, now, bytes);
+        deliver_apart(t, s, now, t->call == CALL_recvmmsg ? message_length(t, i + 1) : bytes);
     if (s)
         note_partial(t, s, taken);
     if (s && s->stream && s->head == s->tail)
@@ -143,7 +163,6 @@ static __always_inline void begin_call(struct thread_state *t, u8 call, u64 now)
     t->copied_at = 0;
     t->sock = 0;
     t->socket = 0;
-    t->received = 0;
     t->fd = -1;
     t->nfds = 0;
     t->flags = 0;
@@ -251,6 +270,8 @@ TRACEPOINT(sys_enter)
     touch_socket(now, t, &d);
     if (is_receive(call))
         t->peeks = peeks(call, regs);
+    if (call == CALL_recvmmsg)
+        READ(t->vector, &PT_REGS_PARM2(regs));
     return 0;
 }
 
@@ -282,15 +303,5 @@ TRACEPOINT(sys_exit)
             remember_socket(t, &d);
     }
     end_call(t, now, result);
-    return 0;
-}
-
-/* recvmmsg says how many messages it brought, not how much. */
-TRACEPOINT(sock_recv_length)
-{
-    struct thread_state *t = current_thread();
-    s32 length = ctx->args[1];
-    if (t && t->mode == MODE_CALL && t->call == CALL_recvmmsg && length > 0)
-        t->received += length;
     return 0;
 }

@@ -20,36 +20,54 @@
 struct descriptor {
     u64 sock;
     u64 inode;
+    u64 file;
+    u8 known; /* the socket is watched, and this is its file */
 };
 
-/* Returns 1 and fills `d` if `fd` of the current task is a socket. */
-static __always_inline int socket_of_descriptor(int fd, struct descriptor *d)
+static __always_inline struct file *file_of_descriptor(int fd)
 {
     struct task_struct *task = (void *)bpf_get_current_task();
     struct files_struct *files = NULL;
     struct fdtable *table = NULL;
     struct file **entries = NULL;
     struct file *file = NULL;
-    struct inode *inode = NULL;
-    void *private = NULL;
     unsigned int size = 0;
 
     READ(files, &task->files);
     READ(table, &files->fdt);
     READ(size, &table->max_fds);
     if ((u32)fd >= size)
-        return 0;
+        return NULL;
     READ(entries, &table->fd);
     READ(file, &entries[(u32)fd]);
+    return file;
+}
+
+/* Returns 1 and fills `d` if `fd` of the current task is a socket. */
+static __always_inline int socket_of_descriptor(int fd, struct descriptor *d)
+{
+    struct inode *inode = NULL;
+    void *private = NULL;
+    struct file *file = file_of_descriptor(fd);
     if (!file)
         return 0;
-    READ(inode, &file->f_inode);
+    d->file = (u64)file;
     READ(private, &file->private_data);
+    if (!private)
+        return 0;
+    READ(d->sock, &((struct socket *)private)->sk); /* if it is one: whether it is, comes now */
+    struct socket_state *s = sockets.lookup(&d->sock);
+    /* Of a TCP socket it is known when it closes: its file cannot be another one's yet. */
+    if (s && s->stream && s->file == d->file) {
+        d->inode = s->inode;
+        d->known = 1;
+        return 1;
+    }
+    READ(inode, &file->f_inode);
     /* A socket and its inode are allocated together: net/socket.c, SOCK_INODE(). */
     if ((void *)inode != (void *)&((struct socket_alloc *)private)->vfs_inode)
         return 0;
     READ(d->inode, &inode->i_ino);
-    READ(d->sock, &((struct socket *)private)->sk);
     return d->sock != 0;
 }
 
@@ -153,9 +171,23 @@ static __always_inline void emit_socket(u64 now, u32 pid, u32 tid, u64 inode, st
     submit(r);
 }
 
+/* From now on arrivals at the socket's local port are looked at. The port is known only after bind or connect. */
+static __always_inline void watch_port(struct descriptor *d)
+{
+    u16 port = 0;
+    struct sock *sk = (void *)d->sock;
+    READ(port, &sk->__sk_common.skc_num);
+    u32 key = port;
+    u8 *watched = ports.lookup(&key);
+    if (watched && !*watched)
+        *watched = 1;
+}
+
 /* A traced thread names the socket. */
 static __always_inline void touch_socket(u64 now, struct thread_state *t, struct descriptor *d)
 {
+    if (d->known)
+        return;
     struct sock *sk = (void *)d->sock;
     struct socket_state *s = sockets.lookup(&d->sock);
     if (s && s->inode == d->inode)
@@ -168,19 +200,9 @@ static __always_inline void touch_socket(u64 now, struct thread_state *t, struct
             note_earlier_data(sk, s);
     }
     s->inode = d->inode;
+    s->file = d->file;
+    watch_port(d);
     emit_socket(now, t->pid, t->tid, d->inode, sk);
-}
-
-/* From now on arrivals at the socket's local port are looked at. The port is known only after bind or connect. */
-static __always_inline void watch_port(struct descriptor *d)
-{
-    u16 port = 0;
-    struct sock *sk = (void *)d->sock;
-    READ(port, &sk->__sk_common.skc_num);
-    u32 key = port;
-    u8 *watched = ports.lookup(&key);
-    if (watched && !*watched)
-        *watched = 1;
 }
 
 /* A TCP socket that is closed is forgotten: its memory will be another socket soon. */

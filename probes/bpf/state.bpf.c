@@ -47,7 +47,7 @@ struct thread_state {
     u64 copied_at;   /* end of the last copy */
     u64 sock;        /* struct sock * */
     u64 socket;      /* inode number */
-    u64 received;    /* bytes of a call whose result does not say */
+    u64 vector;      /* recvmmsg: the struct mmsghdr array in user space */
     s32 fd;
     u32 nfds;
     u8 preempted;
@@ -72,6 +72,7 @@ struct arrival {
 #define ARRIVALS 32
 
 struct socket_state {
+    u64 file;         /* struct file *, once a descriptor has led here */
     u64 inode;
     u64 head_noticed; /* when the oldest arrival was first noticed; 0: not yet */
     u32 head;
