@@ -47,7 +47,10 @@ format: ## bring the code into its one format
 
 bench: ## what tracing costs, and how fast the tools are; takes minutes (root)
 	@.ci/setup dev
-	@$(OWN); $(BIN)/python -m pytest -s --timeout=0 tests/bench
+	@$(OWN); $(BIN)/python -m pytest -s --timeout=0 tests/bench/bench_*.py; \
+	for script in $$(grep -l __main__ tests/bench/bench_*.py); do \
+	    echo "== $$script"; $(BIN)/python "$$script"; \
+	done
 
 lab: ## the same in another kernel, in QEMU: make lab KERNEL=6.1 ARGS='run epoll'
 	@.ci/setup dev

@@ -91,7 +91,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     verb = argv[0] if argv and not argv[0].startswith("-") else None
     if verb is not None and verb not in VERBS:
         raise _unknown_verb(verb)
-    return build_parser(VERBS if verb is None else (verb,)).parse_args(argv)
+    parser = build_parser(VERBS if verb is None else (verb,))
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        verb_help = f"see 'iophase {args.verb} --help'"
+        raise IophaseError(
+            f"{args.verb}: no such argument: {' '.join(unknown)}; {verb_help}", USAGE
+        )
+    return args
 
 
 def _leave_no_root_owned_caches() -> None:
