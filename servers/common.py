@@ -32,7 +32,7 @@ FAILED = 1
 NOT_SUPPORTED = 5
 
 
-class Stopped(KeyboardInterrupt):
+class Stopped(SystemExit):
     """SIGTERM or SIGINT arrived: the server is to end."""
 
 

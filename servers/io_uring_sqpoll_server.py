@@ -1,0 +1,74 @@
+"""io_uring with a poller: a kernel thread picks up the requests, without a system call.
+
+Waits in   io_uring_enter(), and only when no completion is there yet.
+Copies in  the poller thread (iou-sqp), which also receives; it spins on a CPU while there is work.
+Blocked    the process, in io_uring_enter(), while it waits; never for the copy.
+
+io_uring(7), io_uring_setup(2) for IORING_SETUP_SQPOLL, io_uring_enter(2), io_uring_prep_recv(3)
+"""
+
+import os
+import socket
+
+from servers.common import Echo, run
+from servers.io_uring import ACCEPT, RECV, SEND, SETUP_SQPOLL, Ring, missing_sqpoll
+from servers.native import address_of
+
+# The poller sleeps when nothing was submitted for so long: longer than the pauses of a busy
+# client, short enough to leave the CPU alone soon after the last.
+IDLE_MS = 50
+
+
+class Client:
+    """A connection's buffer: a message comes into it, and is answered from it."""
+
+    def __init__(self, size: int) -> None:
+        self.buffer = bytearray(size)
+        self.address = address_of(self.buffer)
+        self.answered = self.filled = 0  # bytes of the buffer
+
+
+def serve(listener: socket.socket, echo: Echo) -> None:
+    """Have one request under way for every client: a receive, then a send, and again."""
+    ring = Ring(SETUP_SQPOLL, IDLE_MS)
+    clients: dict[int, Client] = {}
+
+    def accept() -> None:
+        ring.prepare(ACCEPT, listener.fileno(), operation_flags=socket.SOCK_CLOEXEC)
+
+    def receive(fd: int) -> None:
+        ring.prepare(RECV, fd, clients[fd].address, echo.buffer)
+
+    def send(fd: int) -> None:
+        client = clients[fd]
+        start, size = client.address + client.answered, client.filled - client.answered
+        ring.prepare(SEND, fd, start, size, operation_flags=socket.MSG_NOSIGNAL)
+
+    accept()
+    while True:
+        for operation, fd, result, _ in ring.wait():
+            if operation == ACCEPT:
+                if result < 0:
+                    raise OSError(-result, os.strerror(-result))
+                echo.connections += 1
+                clients[result] = Client(echo.buffer)
+                receive(result)
+                accept()
+            elif result <= 0:  # the end of the stream, or the client has reset the connection
+                del clients[fd]
+                os.close(fd)
+            elif operation == RECV:
+                client = clients[fd]
+                client.buffer[:result] = echo.reply(bytes(client.buffer[:result]))
+                client.answered, client.filled = 0, result
+                send(fd)
+            else:
+                clients[fd].answered += result
+                if clients[fd].answered < clients[fd].filled:
+                    send(fd)
+                else:
+                    receive(fd)
+
+
+if __name__ == "__main__":
+    run(serve, __doc__, missing=missing_sqpoll)
