@@ -155,6 +155,8 @@ class Load:
         busy, idle, pending = (sum(a[k] for a in answers) for k in ("busy", "idle", "pending"))
         if pending:
             self.notes += (f"{pending} connections were not taken up by the server at the start",)
+        if idle < self.options.idle:
+            self.notes += (f"{self.options.idle - idle} idle connections could not be made",)
         return Connected(busy, idle, pending, self.notes)
 
     def start(self, at_ns: int | None = None) -> None:

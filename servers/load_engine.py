@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from servers.load_lanes import Connected, Lane, Lanes, failure
+from servers.load_lanes import Lane, Lanes, failure
 from servers.load_latency import Latencies
 from servers.load_messages import WINDOWS, Messages
-from servers.load_options import Address, LoadOptions
+from servers.load_options import Address, LoadError, LoadOptions
 from servers.load_schedule import due_times
 
-__all__ = ("Engine", "Tally")
+__all__ = ("Connected", "Engine", "Tally")
 
 BATCH = 1024  # replies compared at once: numpy's calls then cost below 0.1 us per reply
 LARGE = 16_384  # bytes; from here on replies are compared piece by piece, and never gathered
@@ -42,6 +42,15 @@ QUIET_S = 0.05  # how often time limits are looked at
 TIMER_ABSTIME = 1  # TFD_TIMER_ABSTIME
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Connected:
+    """How connecting went: busy and idle connections that stand, and those still trying."""
+
+    busy: int
+    idle: int
+    pending: int
 
 
 @dataclass
@@ -129,11 +138,22 @@ class Engine:
         return [share + (k < more) for k in range(options.connections)]
 
     def connect(self) -> Connected:
-        """Connect all, the busy ones first: no idle one shall stand before them in a backlog.
+        """Connect the busy ones, then the idle ones; raise LoadError if none can be made.
 
-        With a connection per request only the idle ones. Raises LoadError if none can be made.
+        An idle one must not stand before a busy one at a server that takes one after the other:
+        where busy ones are still trying, idle ones are not begun. With a connection per request
+        the busy ones are made later.
         """
-        return self.lanes.connect(self.idle if self.options.per_request else self.busy + self.idle)
+        lanes, busy = self.lanes, [] if self.options.per_request else self.busy
+        lanes.connect(busy)
+        if not lanes.pending:
+            lanes.connect(self.idle)
+        stand = sum(lane.connected for lane in busy)
+        idle = sum(lane.connected for lane in self.idle)
+        if stand + idle == 0 and (busy or self.idle):
+            cause = " and ".join(lanes.errors) or "no answer"
+            raise LoadError(f"{lanes.address.label}: {cause}; is the server running there?")
+        return Connected(stand, idle, lanes.pending)
 
     def run(self, at_ns: int | None = None, control: int = -1) -> Tally:
         """Make the load from `at_ns` (CLOCK_MONOTONIC; None: now) on, close all, return the tally.
@@ -170,12 +190,21 @@ class Engine:
         tally.stopped_ns = self.replied
         if period_end != NEVER and self.end == period_end:
             tally.stopped_ns = max(self.replied, period_end)
-        tally.idle_open = sum(lane.connected for lane in self.idle)
+        tally.idle_open = self._count_idle()
         tally.connections_served = sum(lane.served for lane in self.busy)
         tally.connections_made = self.lanes.made
         gc.enable()
         self.close()
         return tally
+
+    def _count_idle(self) -> int:
+        """Return how many idle connections the server has left open."""
+        if self.idle:
+            for fd, mask in self.lanes.epoll.poll(0, len(self.lanes.by_fd) + 1):
+                lane = self.lanes.by_fd.get(fd)
+                if lane is not None and lane.idle:
+                    self._rare_event(lane, mask)
+        return sum(lane.connected for lane in self.idle)
 
     def close(self) -> None:
         """Close every socket."""
@@ -191,6 +220,22 @@ class Engine:
         took, readable = self.took, select.EPOLLIN
         next_check = 0
         while self.unfinished > 0:
+            at = now()
+            if self.again:
+                again, self.again = self.again, []
+                for renewed in again:
+                    self.take_next(renewed, at)
+            if self.typing:
+                self._type(at)
+            if self.schedule is not None:
+                self._send_due(at)
+            if len(took) >= BATCH:
+                self._compare()
+            if at >= next_check:
+                self._check_limits(at)
+                next_check = at + int(QUIET_S * SECOND)
+            typing = self.typing[0][0] if self.typing else NEVER
+            self.timer.set(min(typing, self.next_due) if self.free else typing)
             for fd, mask in poll(0 if self.again else QUIET_S, EVENTS):
                 lane = by_fd.get(fd)
                 if lane is None:
@@ -216,22 +261,6 @@ class Engine:
                 messages.windows.append(lane.window)
                 took.append(at - lane.started)
                 self._answered(lane, at)
-            at = now()
-            if self.again:
-                again, self.again = self.again, []
-                for lane in again:
-                    self.take_next(lane, at)
-            if self.typing:
-                self._type(at)
-            if self.schedule is not None:
-                self._send_due(at)
-            if len(took) >= BATCH:
-                self._compare()
-            if at >= next_check:
-                self._check_limits(at)
-                next_check = at + int(QUIET_S * SECOND)
-            typing = self.typing[0][0] if self.typing else NEVER
-            self.timer.set(min(typing, self.next_due) if self.free else typing)
 
     # A lane's next message
 
@@ -335,7 +364,7 @@ class Engine:
         """Send the bytes of slow senders that are due."""
         assert self.gap_ns is not None
         while self.typing and self.typing[0][0] <= at:
-            when, fd = heapq.heappop(self.typing)
+            _, fd = heapq.heappop(self.typing)
             lane = self.lanes.by_fd.get(fd)
             if lane is None or lane.unsent is None:
                 continue
@@ -351,7 +380,7 @@ class Engine:
             left = lane.unsent[sent:]
             lane.unsent = left if len(left) else None
             if lane.unsent is not None:
-                heapq.heappush(self.typing, (when + self.gap_ns, fd))
+                heapq.heappush(self.typing, (at + self.gap_ns, fd))
 
     # Replies
 
@@ -480,7 +509,7 @@ class Engine:
                     self._fail(lane, "timed out")
         if self.outstanding == 0 and self.schedule is not None:
             self.progress = at  # nothing is due
-        stalled = at - max(self.progress, self.replied) > timeout
+        stalled = not self.datagrams and at - max(self.progress, self.replied) > timeout
         period_over = self.outstanding == 0 and (at >= self.end or self.draining)
         if stalled or period_over:
             self._give_up()

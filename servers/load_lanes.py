@@ -9,12 +9,11 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from servers.load_messages import Messages
-from servers.load_options import Address, LoadError
+from servers.load_options import Address
 
-__all__ = ("Connected", "Lane", "Lanes", "failure")
+__all__ = ("Lane", "Lanes", "failure")
 
 CONNECT_BURST = 5  # connections made in one go: the backlog of the article's listen(5)
 CONNECT_PAUSE_S = 0.001  # between two bursts, for the server to accept them
@@ -75,15 +74,6 @@ class Lane:
         self.good = True  # these bytes were right
         self.raw = bytearray()  # the pieces themselves, where the server adds a suffix
         self.unsent: memoryview | None = None
-
-
-@dataclass(frozen=True)
-class Connected:
-    """How connecting went: busy and idle connections that stand, and those still trying."""
-
-    busy: int
-    idle: int
-    pending: int
 
 
 class Lanes:
@@ -167,29 +157,23 @@ class Lanes:
         for lane in self._muted:
             self.epoll.modify(lane.fd, select.EPOLLIN)
 
-    def connect(self, wanted: Iterable[Lane]) -> Connected:
-        """Connect these in their order; raise LoadError if none can be.
+    def connect(self, wanted: Iterable[Lane]) -> None:
+        """Connect these in their order.
 
         Returns when all stand, or when no further one came to stand for 1.5 s (a server that
         accepts one connection at a time); those keep trying during the run.
         """
-        wanted = list(wanted)
         for k, lane in enumerate(wanted, 1):
             self.open(lane)
             if k % CONNECT_BURST == 0:
-                self._await(CONNECT_PAUSE_S)
+                time.sleep(CONNECT_PAUSE_S)
+                self._await(0)
         limit = time.monotonic() + CONNECT_PATIENCE_S
         while self.pending and time.monotonic() < limit:
             before = self.pending
             self._await(0.01)
             if self.pending < before:
                 limit = time.monotonic() + CONNECT_PATIENCE_S
-        standing = [lane for lane in wanted if lane.connected]
-        if wanted and not standing:
-            cause = " and ".join(self.errors) or "no answer"
-            raise LoadError(f"{self.address.label}: {cause}; is the server running there?")
-        idle = sum(lane.idle for lane in standing)
-        return Connected(len(standing) - idle, idle, self.pending)
 
     def _await(self, seconds: float) -> None:
         for fd, mask in self.epoll.poll(seconds):
