@@ -414,6 +414,8 @@ def _sections(data: bytes, origin: str) -> tuple[npt.NDArray[np.uint32], bytes]:
     strings_from = header + string_at
     if strings_from + string_length > len(data):
         raise ProbeError(f"{origin}: BTF is cut short")
+    if not len(types):
+        raise ProbeError(f"{origin}: BTF has no types")
     return types, data[strings_from : strings_from + string_length]
 
 

@@ -1,4 +1,4 @@
-"""The one exception of this package: something about the kernel or a BPF program, said for a user."""
+"""The one exception of this package: what is wrong with the kernel or a program, for a user."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Tests of the kernel side: BTF, headers, the compiler, the programs."""
