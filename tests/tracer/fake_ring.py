@@ -1,4 +1,4 @@
-"""A ring buffer in a file, laid out like the kernel's, for what a live one does not do on demand."""
+"""A ring buffer in a file, laid out like the kernel's, for what a live one does not do to order."""
 
 from __future__ import annotations
 
