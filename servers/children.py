@@ -1,5 +1,6 @@
 """Child processes of a server: they end with it, and their counters are added to its own."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -36,11 +37,14 @@ class Children:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        # One pid may be stale: _reap() is interrupted by the signal that ends the server, too.
         for pid in self._pids:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         for pid in self._pids:
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
         self._echo.connections += self._totals[0]
         self._echo.messages += self._totals[1]
         self._echo.bytes_received += self._totals[2]
