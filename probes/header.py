@@ -143,7 +143,10 @@ def generate(
     )
     before = provided_by_bcc() if provided is None else provided
     header = _Header(btf, frozenset(_IDENTIFIER.findall(words)), before, declared)
-    for tag in dict.fromkeys(_TAG.findall(words)):
+    tags = dict.fromkeys(_TAG.findall(words))
+    for tag in tags:
+        header.claim_tag(tag)
+    for tag in tags:
         header.add_tag(tag)
     header.add_constants()
     used = dict.fromkeys(
@@ -174,7 +177,10 @@ class _Header:
     """What the program defines, after this header."""
     forward: dict[str, str] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
-    tags: dict[str, int] = field(default_factory=dict)
+    claims: dict[str, int] = field(default_factory=dict)
+    """The one type that each tag means here; another one of that tag stays opaque."""
+    tags: set[str] = field(default_factory=set)
+    """Tags whose body has been written."""
     typedefs: dict[str, int] = field(default_factory=dict)
     constants: set[str] = field(default_factory=set)
     aligns: dict[int, int] = field(default_factory=dict)
@@ -187,10 +193,15 @@ class _Header:
 
     # -- roots -----------------------------------------------------------------------------------
 
-    def add_tag(self, tag: str) -> None:
+    def claim_tag(self, tag: str) -> None:
+        """Settle which type a tag means, before any type that leads to another of that tag."""
         candidates = self.btf.tagged(tag)
         if candidates:
-            self.define(max(candidates, key=self._mentions))
+            self.claims[tag] = max(candidates, key=self._mentions)
+
+    def add_tag(self, tag: str) -> None:
+        if tag in self.claims:
+            self.define(self.claims[tag])
 
     def add_typedef(self, name: str) -> None:
         if name in self.declared.typedefs or name in self.declared.identifiers:
@@ -280,11 +291,11 @@ class _Header:
         return "\n".join([f"{word} {{", *body.lines, f"}}{_attribute(body)} {inner}"])
 
     def _clashes(self, type_id: int) -> bool:
-        """Say whether another type of the same tag has been defined already."""
+        """Say whether the type's tag means another type here."""
         if self.btf.kind(type_id) not in (*_COMPOSITES, Kind.ENUM, Kind.ENUM64):
             return False
         tag = self.btf.name(type_id)
-        return bool(tag) and self.tags.get(tag, type_id) != type_id
+        return bool(tag) and self.claims.setdefault(tag, type_id) != type_id
 
     def _forward(self, type_id: int) -> str:
         word = "union" if self.btf.is_union(type_id) else "struct"
@@ -324,9 +335,10 @@ class _Header:
         if self.btf.kind(type_id) in _ENUMS:
             self._enum(type_id)
             return
-        if tag in self.tags or tag in self.declared.tags or tag in self.provided.tags:
+        known = (self.tags, self.declared.tags, self.provided.tags)
+        if any(tag in tags for tags in known) or self._clashes(type_id):
             return
-        self.tags[tag] = type_id
+        self.tags.add(tag)
         if tag in _WHOLE:
             self.whole.add(type_id)
         name = self._forward(type_id)
@@ -360,8 +372,8 @@ class _Header:
         kept = [item for item in values if item.name in self.words and item.name not in known]
         self.constants.update(item.name for item in kept)
         if tag:
-            self.tags[tag] = type_id
-        elif type_id in self.tags.values() or not kept:
+            self.tags.add(tag)
+        elif not kept:
             return plain
         lines = [f"    {item.name} = {_literal(item.value)}," for item in kept]
         if tag:  # the bounds give the enum the size and the sign that it has in the kernel
