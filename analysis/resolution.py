@@ -15,6 +15,8 @@ def below_resolution(trace: Trace) -> frozenset[str]:
     """
     cost = trace.meta.get("resolution_ns") or {}
     known = [phase for phase in PHASES if cost.get(phase) is not None]
+    if not known:
+        return frozenset()
     times = trace.read(CALLS, [f"{phase}_ns" for phase in known])
     short = set()
     for phase in known:

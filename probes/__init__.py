@@ -1,4 +1,4 @@
-"""What is attached to the kernel, and how: the BPF C, the catalogue, the backends, BTF, the record layouts.
+"""What is attached to the kernel, and how: BPF C, catalogue, backends, BTF, record layouts.
 
 Nothing here knows about command lines, trace directories or servers.
 """

@@ -60,6 +60,10 @@ TOUCHES: tuple[Touch, ...] = (
 )
 
 
+def _known() -> list[Call | Touch]:
+    return [*CALLS, *TOUCHES]
+
+
 def numbers(machine: str | None = None) -> dict[str, int]:
     """Return the system-call numbers by name on ``machine`` (``uname -m``; default: this one).
 
@@ -68,7 +72,7 @@ def numbers(machine: str | None = None) -> dict[str, int]:
     machine = machine or platform.machine()
     if machine not in ("x86_64", "aarch64"):
         raise KeyError(f"no system-call numbers are known for {machine}")
-    everything = {call.name: getattr(call, machine) for call in (*CALLS, *TOUCHES)}
+    everything = {call.name: getattr(call, machine) for call in _known()}
     return {name: number for name, number in everything.items() if number is not None}
 
 
@@ -79,6 +83,6 @@ def number_defines(machine: str | None = None) -> list[str]:
     """
     known = numbers(machine)
     missing = iter(range(100_000, 200_000))
-    names = [call.name for call in (*CALLS, *TOUCHES)]
+    names = [call.name for call in _known()]
     flags = [f"-DNR_{name}={known.get(name) if name in known else next(missing)}" for name in names]
     return flags + [f"-DCALL_{name}={index}" for index, name in enumerate(CALL_NAMES)]

@@ -1,8 +1,8 @@
-"""The records that the BPF programs write: the C structs and the numpy dtypes, from one definition.
+"""The records that the BPF programs write: C structs and numpy dtypes from one definition.
 
-Every record in the ring buffer has the same size and begins with the same head, so that user space can
-map the ring as one strided array and split it by ``kind`` afterwards. A field that means a time is in
-nanoseconds of ``CLOCK_MONOTONIC``; an unknown value is marked by a flag, never by a magic number.
+Every record in the ring buffer has the same size and begins with the same head, so that user space
+can map the ring as one strided array and split it by ``kind`` afterwards. A field that means a time
+is in nanoseconds of ``CLOCK_MONOTONIC``; an unknown value is marked by a flag, never by a number.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _C_TO_NUMPY = {
 }
 
 KINDS = {"CALL": 1, "DELIVERY": 2, "THREAD": 3, "NAME": 4, "SOCKET": 5}
-"""What a record is: a finished call, a further delivery of a call, a thread's ledger, a thread's name,
-a socket's addresses."""
+"""What a record is: a finished call, a further delivery of a call, a thread's ledger, a thread's
+name, a socket's addresses."""
 
 FLAGS = {
-    "DELIVERED": 1,  # the call carries a delivery: ready, noticed, copied, delivered, waker are valid
+    "DELIVERED": 1,  # the call carries a delivery: ready ... waker are valid
     "COPY_UNKNOWN": 2,  # payload was copied, but no probe saw how long it took
     "UNFINISHED": 4,  # the call was still running when tracing stopped: no result
-    "BEGUN_BEFORE": 8,  # the call was running when tracing began: ts is when its thread was first traced
+    "BEGUN_BEFORE": 8,  # the call was running when tracing began: ts is that moment
     "BYTES_UNKNOWN": 16,  # payload was received, but not how much
     "NOTIFY_KNOWN": 32,  # notify_ns was measured
-    "CHECK_SPLIT": 64,  # check_copy_ns was measured: the part of check that moves the sets in and out
+    "CHECK_SPLIT": 64,  # check_copy was measured: moving the sets in and out
     "READY_UNKNOWN": 128,  # the delivery's data was ready before its socket was first seen
 }
 

@@ -1,4 +1,4 @@
-"""The tool: command line, tracing sessions, targets, the ring-buffer reader, the trace directory, the lab.
+"""The tool: command line, sessions, targets, ring-buffer reader, trace directory, lab.
 
 Uses ``probes`` and ``servers``; imports ``analysis`` only inside the verbs that need it.
 """

@@ -11,7 +11,7 @@ LOST = 3
 
 
 class IophaseError(Exception):
-    """A failure that names the object, the cause, and what to do; ``exit_code`` is the process's."""
+    """A failure that names the object, the cause, and what to do, with the exit code."""
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(message)

@@ -64,7 +64,6 @@ class Session:
             ring = RingReader(self._program.ring_fd, ring_bytes, RECORD_SIZE)
             stack.callback(ring.close)
             self._drain = Drain(ring, self._directory.spool.append)
-            self._drain.start()
             self._attached = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -88,6 +87,15 @@ class Session:
         return self._directory.path
 
     @property
+    def targets(self) -> list[Target]:
+        """The processes that are followed by the user's wish."""
+        return self._info.targets
+
+    def alive(self) -> bool:
+        """Return whether any traced thread still exists."""
+        return bool(self._program.tids())
+
+    @property
     def failed(self) -> bool:
         """Whether records can no longer be written (the disk is full): it is time to stop."""
         return self._drain.error is not None
@@ -97,6 +105,8 @@ class Session:
 
         Raises ``IophaseError`` when one of them does not exist.
         """
+        if not self._info.targets:
+            self._drain.start()  # not before: privileges are given up per thread
         with self._program.opening():
             for pid in pids:
                 self._open_process(pid)

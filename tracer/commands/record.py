@@ -1,0 +1,148 @@
+"""``iophase record``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracer.errors import FAILED, LOST, USAGE, IophaseError
+
+if TYPE_CHECKING:
+    from tracer.launched import Launched
+    from tracer.session import Session
+    from tracer.stopping import Wish
+    from tracer.traceinfo import TraceInfo
+
+__all__ = ("Record",)
+
+_LOOK_S = 0.1
+"""How often it is looked whether the target still runs."""
+
+
+class Record:
+    """Trace a running program, or a command, until Ctrl-C or its end.
+
+    Follows all threads of the process, and what it forks. Leaves a trace directory and prints its
+    summary. Only the named processes are traced; no payload byte is ever read.
+
+    Examples:
+      sudo iophase record -p 1234                  a running server, until Ctrl-C
+      sudo iophase record -p 1234,1240 -d 10       two of them, for ten seconds
+      sudo iophase record -o traces/curl -- curl -s http://127.0.0.1:8080/
+    """
+
+    def prepare_parser(self, parser: ArgumentParser) -> None:
+        """Add the target and the output."""
+        add = parser.add_argument
+        add("-p", "--pid", metavar="PID", help="trace this process (several: 12,34)")
+        add("-d", "--duration", type=float, metavar="S", help="stop after so many seconds")
+        add("-o", "--output", type=Path, metavar="DIR", help="where (default: traces/record-TIME)")
+        add("--force", action="store_true", help="replace the trace that is there")
+        add("--strict", action="store_true", help="exit with 3 when records were lost")
+        add("--ring", type=_ring_bytes, metavar="MIB", help="ring buffer (a power of two; 16)")
+        add("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="start and trace it")
+
+    def run(self, args: Namespace) -> int:
+        """Record, save, and print the summary."""
+        from probes.program import RING_BYTES
+        from tracer import privileges, progress
+        from tracer.launched import Launched
+        from tracer.session import Session
+        from tracer.stopping import stopping
+
+        command, pids = _target(args)
+        output = args.output or Path("traces") / time.strftime("record-%Y%m%d-%H%M%S")
+        with contextlib.ExitStack() as stack:
+            session = stack.enter_context(
+                Session(
+                    output,
+                    command=command or None,
+                    force=args.force,
+                    ring_bytes=args.ring or RING_BYTES,
+                )
+            )
+            launched = Launched(command) if command else None
+            if launched is not None:
+                stack.callback(launched.stop)
+                pids = [launched.pid]
+            privileges.drop()
+            wish = stack.enter_context(stopping())
+            session.follow(pids)
+            if launched is not None:
+                launched.go()
+            _announce(session, args.duration)
+            _wait(session, launched, wish, args.duration)
+            session.stop()
+            with progress.conversion("writing the trace") as show:
+                info = session.save(progress=show)
+        _report(output)
+        return _verdict(info, launched, args.strict)
+
+
+def _ring_bytes(text: str) -> int:
+    mebibytes = float(text)
+    size = int(mebibytes * (1 << 20))
+    if size < os.sysconf("SC_PAGE_SIZE") or size & (size - 1):
+        raise argparse.ArgumentTypeError(f"{text} MiB is not a power of two of at least a page")
+    return size
+
+
+def _target(args: Namespace) -> tuple[list[str], list[int]]:
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if bool(command) == bool(args.pid):
+        raise IophaseError("record: name one target: -p PID, or -- COMMAND", USAGE)
+    try:
+        pids = [int(pid) for pid in (args.pid or "").split(",") if pid]
+    except ValueError:
+        raise IophaseError(f"record: -p {args.pid}: not a list of process numbers", USAGE) from None
+    if command and shutil.which(command[0]) is None:
+        raise IophaseError(
+            f"{command[0]}: no such command, or not executable: check the name", USAGE
+        )
+    for pid in pids:
+        if not Path(f"/proc/{pid}").exists():
+            raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
+    return command, pids
+
+
+def _announce(session: Session, duration: float | None) -> None:
+    names = ", ".join(f"{target['comm']} ({target['pid']})" for target in session.targets)
+    end = f"for {duration:g} s" if duration else "until it ends"
+    print(f"Tracing {names} {end} ... Hit Ctrl-C to end.", file=sys.stderr, flush=True)
+
+
+def _wait(session: Session, launched: Launched | None, wish: Wish, duration: float | None) -> None:
+    limit = time.monotonic() + duration if duration else float("inf")
+    while not session.failed and session.alive():
+        if launched is not None and launched.ended():
+            return
+        if wish.wait(min(_LOOK_S, max(0.0, limit - time.monotonic()))):
+            return
+        if time.monotonic() >= limit:
+            return
+
+
+def _report(output: Path) -> None:
+    from analysis.report import report_text
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(report_text([output], colour=colour).rstrip("\n"))
+    print(f"\ntrace: {output}/")
+
+
+def _verdict(info: TraceInfo, launched: Launched | None, strict: bool) -> int:
+    if launched is not None and launched.status:
+        how = f"status {launched.status}" if launched.status > 0 else f"signal {-launched.status}"
+        print(
+            f"iophase: {launched.command[0]}: ended with {how}; its trace is complete",
+            file=sys.stderr,
+        )
+        return FAILED
+    return LOST if strict and info.lost and info.lost["total"] else 0

@@ -1,0 +1,77 @@
+"""One reference server under load, traced: the unit that ``run`` repeats for each model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from servers.load import Load, LoadError, LoadOptions, Result
+from servers.models import Model
+from tracer import progress
+from tracer.errors import IophaseError
+from tracer.reference import ReferenceServer
+from tracer.session import Session
+from tracer.stopping import Wish
+from tracer.traceinfo import TraceInfo
+
+__all__ = ("Outcome", "run_model")
+
+_LOOK_S = 0.2
+"""How often the user's wish to stop is looked at while the load runs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a model: its trace, what the load generator and the server counted."""
+
+    info: TraceInfo
+    result: Result
+    counters: dict[str, Any]
+
+
+def run_model(
+    model: Model,
+    options: LoadOptions,
+    output: Path,
+    *,
+    wish: Wish,
+    attached: Callable[[], object],
+    server_arguments: Sequence[str] = (),
+    force: bool = False,
+) -> Outcome:
+    """Run the server of ``model`` under load, traced, and leave its trace in ``output``.
+
+    Connections are made while the server is traced already, so accepting them is in the trace.
+    ``attached`` is called once the probes are. A wish to stop ends the load early and keeps what
+    was measured. Raises ``IophaseError``.
+    """
+    options = replace(options, suffix="_SB" if model.name == "selectors" else options.suffix)
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(Session(output, model=model.name, force=force))
+        attached()
+        server = stack.enter_context(ReferenceServer(model, server_arguments))
+        try:
+            load = stack.enter_context(Load(server.address, options))
+            session.follow([server.pid])
+            load.connect()
+            result = _run(load, wish, session)
+        except LoadError as error:
+            raise IophaseError(f"{model.name}: {error}") from error
+        session.stop()
+        counters = server.stop()
+        workload = {**result.to_json(), "server": counters}
+        with progress.conversion(f"{model.name}: writing the trace") as show:
+            info = session.save(workload=workload, progress=show)
+        return Outcome(info, result, counters)
+
+
+def _run(load: Load, wish: Wish, session: Session) -> Result:
+    load.start()
+    while not load.done(_LOOK_S):
+        if wish.stop or session.failed:
+            load.stop()
+            break
+    return load.result()

@@ -1,0 +1,88 @@
+"""A reference server in a process of its own: started, stopped, its counters read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from servers.models import Model
+from tracer.errors import IophaseError
+
+__all__ = ("ReferenceServer",)
+
+_STOP_S = 10.0
+"""A server that has been told to stop answers within milliseconds; one that does not is killed."""
+
+
+class ReferenceServer:
+    """The server of ``model``, listening while the context is open; ``counters`` after ``stop``."""
+
+    def __init__(self, model: Model, arguments: Sequence[str] = ()) -> None:
+        """Start it with ``arguments`` and wait until it listens; raise ``IophaseError``."""
+        root = Path(__file__).resolve().parent.parent
+        path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+        self.model = model
+        self.counters: dict[str, Any] = {}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", model.module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            process_group=0,  # a Ctrl-C is for the tool, which stops its servers itself
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith("listening on "):
+            raise IophaseError(f"{model.name} server: {self._last_words()}")
+        self.address = line.removeprefix("listening on ").strip()
+
+    def _last_words(self) -> str:
+        self._process.kill()
+        _, errors = self._process.communicate()
+        return errors.strip().rpartition("\n")[2] or "ended before it listened"
+
+    @property
+    def pid(self) -> int:
+        """The server's first process."""
+        return self._process.pid
+
+    def stop(self) -> dict[str, Any]:
+        """Stop the server and return what it counted; raise ``IophaseError`` if it had failed."""
+        if self._process.returncode is None:
+            self._process.terminate()
+        try:
+            output, errors = self._process.communicate(timeout=_STOP_S)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()
+            self._process.communicate()
+            raise IophaseError(f"{self.model.name} server: did not stop; killed") from error
+        if self._process.returncode != 0:
+            reason = errors.strip().rpartition("\n")[2]
+            raise IophaseError(f"{self.model.name} server: {reason or 'failed'}")
+        self.counters = json.loads(output)
+        return self.counters
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.communicate(timeout=_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.communicate()
