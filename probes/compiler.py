@@ -55,7 +55,7 @@ def compile_program(
     name = source.name if isinstance(source, Path) else "program"
     text = expand(source)
     if prelude:
-        text = f'#line 1 "prelude"\n{prelude}\n#line 1 "{name}"\n{text}'
+        text = f'#line 1 "prelude"\n{prelude}\n{text}'
     defined = [flag.partition("=")[2] for flag in cflags if flag.startswith("-D")]
     types = header.generate(btf.load(), "\n".join([text, *defined]), roots)
     with contextlib.ExitStack() as stack:
@@ -87,7 +87,7 @@ def _expanded(text: str, name: str, directory: Path, once: set[Path]) -> str:
         parts.append(text[at : match.start()])
         parts.append(_included(match[1], directory, once))
         at = match.end()
-        parts.append(f'#line {text.count(chr(10), 0, at) + 1} "{name}"')
+        parts.append(f'#line {text.count(chr(10), 0, at) + 2} "{name}"')
     return "".join([*parts, text[at:]])
 
 
