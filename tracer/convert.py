@@ -108,8 +108,8 @@ def convert(
             return _convert(opened, csv, paths, model, progress or _silent)
     except OSError as error:
         raise IophaseError(
-            f"{error.filename}: cannot be written: {error.strerror}; all records are kept"
-            f" in {spool}: free some space, then read the trace again"
+            f"{error.filename}: cannot be written: {error.strerror}; all records are kept in"
+            f" {spool.name}: free some space, then 'iophase report {spool.parent}'"
         ) from error
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,9 +41,15 @@ class TraceDirectory:
         self._made = made
 
     def update(self, info: TraceInfo) -> None:
-        """Replace what is known of the trace, for the case that it is cut short."""
+        """Replace what is known of the trace, for the case that it is cut short.
+
+        Without the time when it ``stopped`` it will then say so.
+        """
         self.info = info
-        _write_info(self.path, info)
+        try:
+            _write_info(self.path, _unfinished(info))
+        except OSError as error:
+            raise _cannot_finish(self.path, error) from error
 
     def finish(self, info: TraceInfo, progress: Progress | None = None) -> Converted:
         """Convert the spool, and give all files their final names.
@@ -53,8 +59,8 @@ class TraceDirectory:
         Raises IophaseError.
         """
         try:
-            self.update(replace(info, cut_short=False))
-            self.info, done = _complete(self.path, self.info, progress)
+            self.update(info)
+            self.info, done = _complete(self.path, info, progress)
         finally:
             self.spool.close()
         return done
@@ -65,8 +71,7 @@ class TraceDirectory:
         for name in (_SPOOL, _INFO + _PARTIAL):
             (self.path / name).unlink(missing_ok=True)
         if self._made:
-            with suppress(OSError):  # not empty: somebody put a file there
-                self.path.rmdir()
+            _remove_if_empty(self.path)
 
 
 def create(
@@ -78,26 +83,34 @@ def create(
     until the new one is complete; other files in the directory are never touched.
     Raises IophaseError when the directory exists, is not a trace, or cannot be written.
     """
-    made = False
+    made = not os.path.lexists(path)
     try:
-        if os.path.lexists(path):
-            _check_replaceable(path, force)
-        else:
+        if made:
             new_directory(path)
-            made = True
-        for name in (_INFO, *CSV_COLUMNS):
-            (path / (name + _PARTIAL)).unlink(missing_ok=True)
-        (path / _SPOOL).unlink(missing_ok=True)
-        spool = SpoolWriter(path / _SPOOL, calls)
-        directory = TraceDirectory(path, info, spool, made)
-        try:
-            directory.update(replace(info, cut_short=True))
-        except BaseException:
-            directory.abandon()
-            raise
+        else:
+            _check_replaceable(path, force)
+        for name in (_SPOOL, *(name + _PARTIAL for name in TRACE_FILES)):
+            (path / name).unlink(missing_ok=True)
+        with ExitStack() as undo:
+            if made:
+                undo.callback(_remove_if_empty, path)
+            directory = TraceDirectory(path, info, SpoolWriter(path / _SPOOL, calls), made)
+            undo.callback(directory.abandon)
+            _write_info(path, _unfinished(info))
+            undo.pop_all()
     except OSError as error:
         raise _cannot_write(path, error) from error
     return directory
+
+
+def _remove_if_empty(path: Path) -> None:
+    with suppress(OSError):  # not empty: somebody put a file there
+        path.rmdir()
+
+
+def _unfinished(info: TraceInfo) -> TraceInfo:
+    """Return what holds if nothing more is heard of the recording."""
+    return replace(info, cut_short=info.stopped is None)
 
 
 def _check_replaceable(path: Path, force: bool) -> None:
@@ -139,36 +152,39 @@ def read_info(path: Path) -> TraceInfo:
 
     Raises IophaseError when there is none, when it was cut short, or when its schema is unknown.
     """
-    if not path.is_dir():
-        raise IophaseError(f"{path}: no such directory: name the directory of a trace")
     if is_cut_short(path) and not (path / _INFO).exists():
         with _locked_spool(path):
-            raise IophaseError(f"{path}: was cut short: recover it before it is read")
+            raise IophaseError(f"{path}: was cut short: 'iophase report {path}' recovers it")
     return _read_info(path, _INFO)
 
 
 def _read_info(path: Path, name: str) -> TraceInfo:
     try:
-        text = (path / name).read_text()
+        return TraceInfo.from_json((path / name).read_text())
     except FileNotFoundError as error:
+        if not path.exists():
+            raise IophaseError(f"{path}: no such directory: name that of a trace") from error
         raise IophaseError(f"{path}: not a trace: it has no {name}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise IophaseError(f"{path / name}: cannot be read: {error}") from error
-    try:
-        return TraceInfo.from_json(text)
+    except OSError as error:
+        raise IophaseError(f"{path / name}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise IophaseError(f"{path / name}: damaged: not text: {error.reason}") from error
     except ValueError as error:
         raise IophaseError(f"{path / name}: {error}") from error
 
 
 def is_cut_short(path: Path) -> bool:
     """Return whether there is a trace that was begun and not finished, and ``recover`` may help."""
-    return (path / (_INFO + _PARTIAL)).exists()
+    try:
+        return (path / (_INFO + _PARTIAL)).exists()
+    except OSError:  # nobody may look into it
+        return False
 
 
 def recover(path: Path, progress: Progress | None = None) -> TraceInfo:
     """Make a readable trace of one that was cut short, and return what is known of it.
 
-    ``cut_short`` is true in it, unless only the conversion had been interrupted.
+    It says that it was cut short, unless only the conversion had been interrupted.
     Raises IophaseError when it is still being recorded, when nothing is there to recover, or when
     the directory cannot be written.
     """
@@ -184,8 +200,11 @@ def _complete(
     path: Path, info: TraceInfo, progress: Progress | None
 ) -> tuple[TraceInfo, Converted]:
     partial = {name: path / (name + _PARTIAL) for name in CSV_COLUMNS}
-    for leftover in partial.values():
-        leftover.unlink(missing_ok=True)
+    try:
+        for leftover in partial.values():
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_finish(path, error) from error
     done = convert(path / _SPOOL, partial, model=info.model, progress=progress)
     info = info.with_converted(done)
     try:
@@ -196,7 +215,7 @@ def _complete(
         sync_directory(path)
         (path / _SPOOL).unlink()
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise _cannot_finish(path, error) from error
     return info, done
 
 
@@ -210,12 +229,20 @@ def _write_info(path: Path, info: TraceInfo) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path / (_INFO + _PARTIAL))
-    except OSError as error:
+    except OSError:
         new.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        raise
 
 
 def _cannot_write(path: Path, error: OSError) -> IophaseError:
+    where = "" if error.filename in (None, str(path)) else f" ({error.filename})"
     return IophaseError(
-        f"{error.filename or path}: cannot be written: {error.strerror}: choose another directory"
+        f"{path}: cannot be written: {error.strerror}{where}: choose another directory"
+    )
+
+
+def _cannot_finish(path: Path, error: OSError) -> IophaseError:
+    return IophaseError(
+        f"{path}: cannot be written: {error.strerror}; the records are kept in {_SPOOL}:"
+        f" make it writable, then 'iophase report {path}'"
     )
