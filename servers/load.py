@@ -24,7 +24,17 @@ from typing import Any
 
 from servers.load_options import Address, LoadError, LoadOptions, parse_address
 
-__all__ = ("Connected", "Load", "LoadError", "LoadOptions", "Result", "main", "run_load")
+__all__ = (
+    "Connected",
+    "Load",
+    "LoadError",
+    "LoadOptions",
+    "Result",
+    "main",
+    "prepare_parser",
+    "run_command",
+    "run_load",
+)
 
 START_S = 30.0  # for a child to start and connect, before it counts as stuck
 GRACE_S = 10.0  # for a child to end after its own time limits have passed
@@ -373,7 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(parser.parse_args(argv))
     except LoadError as error:
         print(f"load: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
 
 
 if __name__ == "__main__":

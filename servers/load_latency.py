@@ -31,7 +31,8 @@ class Latencies:
             return
         column = np.maximum(np.asarray(values, np.int64), 0)
         shift = np.maximum(np.frexp(column.astype(np.float64))[1] - STEPS.bit_length(), 0)
-        self.counts += np.bincount(shift * STEPS + (column >> shift), minlength=len(self.counts))
+        counts = np.bincount(shift * STEPS + (column >> shift))
+        self.counts[: len(counts)] += counts
         self.total += int(column.sum())
         self.max = max(self.max, int(column.max()))
 

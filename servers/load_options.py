@@ -10,13 +10,21 @@ from typing import Any
 
 __all__ = ("Address", "LoadError", "LoadOptions", "parse_address", "raise_descriptor_limit")
 
+USAGE = 2
 DEFAULT_DURATION_S = 5.0
 MAX_DATAGRAM = 65_507  # 65,535 less the IPv4 and UDP headers; see udp(7)
 DESCRIPTORS_BESIDE_SOCKETS = 32  # standard streams, epoll, timer, libraries
 
 
 class LoadError(Exception):
-    """A load that cannot be made; the message names the object, the cause and what to do."""
+    """A load that cannot be made; the message names the object, the cause and what to do.
+
+    `exit_code` is 1, or 2 where the address or the options are wrong.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,9 @@ def parse_address(text: str) -> Address:
     transport = "udp" if text.startswith("udp:") else "tcp"
     host, colon, port = text.removeprefix("udp:").removeprefix("tcp:").rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise LoadError(f"{text}: not an address; write HOST:PORT, udp:HOST:PORT or unix:PATH")
+        raise LoadError(
+            f"{text}: not an address; write HOST:PORT, udp:HOST:PORT or unix:PATH", USAGE
+        )
     host = host.strip("[]") or "localhost"
     kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
     try:
@@ -112,7 +122,7 @@ class LoadOptions:
         ]
         for is_wrong, rule in wrong:
             if is_wrong:
-                raise LoadError(f"load on {address.label}: {rule}")
+                raise LoadError(f"load on {address.label}: {rule}", USAGE)
         if self.duration is None and self.messages is None:
             return replace(self, duration=DEFAULT_DURATION_S)
         return self
