@@ -223,7 +223,11 @@ def test_nothing_of_the_callers_directory_is_compiled_in(
     monkeypatch.setenv("C_INCLUDE_PATH", str(tmp_path / "include"))
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path))
 
-    compile_program("int on_sys_enter(void *ctx) { return 0; }").cleanup()
+    (tmp_path / "anything.h").touch()
+    compile_program(
+        "#if __has_include(<anything.h>)\n#error the search path is the caller's\n#endif\n"
+        "int on_sys_enter(void *ctx) { return 0; }"
+    ).cleanup()
 
     assert Path.cwd() == tmp_path
     assert os.environ["CPATH"] == str(tmp_path)
