@@ -90,7 +90,7 @@ class TraceInfo:
 
     def to_json(self) -> str:
         """Return the text of ``trace.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps({"schema": self.schema, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> TraceInfo:
