@@ -5,6 +5,7 @@ How a server waits for data and takes it is its own and stands in its own file.
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -47,8 +48,11 @@ class Option(NamedTuple):
 class Echo:
     """What a server does with a message: count it, work on it, answer in upper case."""
 
-    def __init__(self, buffer: int = BUFFER_BYTES, work_us: int = 0) -> None:
+    def __init__(
+        self, buffer: int = BUFFER_BYTES, work_us: int = 0, backlog: int = BACKLOG
+    ) -> None:
         self.buffer = buffer
+        self.backlog = backlog
         self.connections = 0
         self.messages = 0
         self.bytes_received = 0
@@ -112,13 +116,12 @@ def run(
     """
     arguments = vars(_parser(documentation, options).parse_args())
     host, port = arguments.pop("host"), arguments.pop("port")
-    backlog = arguments.pop("backlog")
-    echo = Echo(arguments.pop("buffer"), arguments.pop("work"))
+    echo = Echo(arguments.pop("buffer"), arguments.pop("work"), arguments.pop("backlog"))
     if missing is not None and (reason := missing()) is not None:
         _fail(reason, NOT_SUPPORTED)
     _raise_descriptor_limit()
     try:
-        listener = _listen(host, port, backlog)
+        listener = _listen(host, port, echo.backlog)
     except OSError as error:
         _fail(
             f"cannot listen on {host}:{port}: {error.strerror}; "
@@ -133,7 +136,10 @@ def run(
     except Stopped:
         pass
     except OSError as error:
-        _fail(f"{error.strerror or error}; stopped after {json.dumps(echo.counters())}", FAILED)
+        advice = "; raise the limit, ulimit -n" if error.errno == errno.EMFILE else ""
+        _fail(f"{error.strerror}{advice}; served: {json.dumps(echo.counters())}", FAILED)
+    except RuntimeError as error:  # no further thread can be started
+        _fail(f"{error}; served: {json.dumps(echo.counters())}", FAILED)
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps(echo.counters()), flush=True)
     os._exit(0)  # takes along threads that still wait in a receive

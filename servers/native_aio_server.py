@@ -8,6 +8,7 @@ Blocked    the whole process, in both phases, in io_submit(). With two clients, 
 io_submit(2), io_getevents(2), accept(2), send(2)
 """
 
+import errno
 import socket
 
 from servers.aio import PREAD, Context, missing
@@ -32,8 +33,10 @@ def serve(listener: socket.socket, echo: Echo) -> None:
 
 def receive(context: Context, connection: socket.socket, buffer: bytearray) -> bytes:
     """Submit a read, which is where the wait is, and collect its result."""
-    context.submit(PREAD, connection.fileno(), address_of(buffer), len(buffer))
-    [(_, result)] = context.events()
+    result = -errno.EINTR  # a signal interrupts the wait, and with it the read
+    while result == -errno.EINTR:
+        context.submit(PREAD, connection.fileno(), address_of(buffer), len(buffer))
+        [(_, result)] = context.events()
     if result < 0:
         raise OSError(-result, "read")
     return bytes(buffer[:result])

@@ -47,7 +47,7 @@ def serve(listener: socket.socket, echo: Echo) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        await loop.create_server(lambda: EchoProtocol(echo), sock=listener)
+        await loop.create_server(lambda: EchoProtocol(echo), sock=listener, backlog=echo.backlog)
         await stopped.wait()
 
     import uvloop
