@@ -1,0 +1,185 @@
+"""One real request per model, application and kernel side by side, time running down.
+
+Stevens' figures 6.1 to 6.5, measured. A wait is often ten thousand times longer than a copy, so
+heights grow with the logarithm of time, and every part says how long it took.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from analysis.figures.style import INK, MUTED, PART_COLOURS, PART_NAMES, styled
+from analysis.phase_slices import PHASE_ORDER
+from analysis.request_sequence import RequestSequence, Step
+from analysis.units import time_text
+
+__all__ = ("request_sequences",)
+
+APPLICATION, KERNEL = 0.14, 0.68
+"""Where the two columns stand, in widths of a panel."""
+HALF = 0.11
+PANELS_PER_ROW = 3
+GAP_PHASE = "user"
+SMALLEST_NS = 100.0
+"""A part of this length, or shorter, has the least height."""
+LEAST_HEIGHT = 1.0
+HEIGHT_PER_DECADE = 0.55
+INCHES_PER_HEIGHT = 0.17
+
+
+@dataclass(frozen=True)
+class _Band:
+    """A stretch of time drawn as a box: in the kernel's column (``step``) or the application's."""
+
+    phase: str
+    begin_ns: int
+    end_ns: int
+    spent_ns: int
+    top: float
+    bottom: float
+    step: Step | None
+
+
+def _height(nanoseconds: float) -> float:
+    decades = math.log10(max(nanoseconds, SMALLEST_NS) / SMALLEST_NS)
+    return LEAST_HEIGHT + HEIGHT_PER_DECADE * decades
+
+
+def _bands(sequence: RequestSequence) -> list[_Band]:
+    bands: list[_Band] = []
+    y = 0.0
+    previous: Step | None = None
+    for step in sequence.steps:
+        if previous is not None and step.begin_ns > previous.end_ns:
+            length = step.begin_ns - previous.end_ns
+            bottom = y + _height(length)
+            bands.append(_Band(GAP_PHASE, previous.end_ns, step.begin_ns, length, y, bottom, None))
+            y = bottom
+        at = step.begin_ns
+        for phase in PHASE_ORDER:
+            spent = step.phases.get(phase)
+            if spent:
+                bottom = y + _height(spent)
+                until = min(at + spent, step.end_ns)
+                bands.append(_Band(phase, at, until, spent, y, bottom, step))
+                at, y = until, bottom
+        previous = step
+    return bands
+
+
+def _place(bands: Sequence[_Band], instant: int) -> float:
+    """Return the height at which an instant lies."""
+    for band in bands:
+        if instant <= band.end_ns:
+            share = (instant - band.begin_ns) / max(band.end_ns - band.begin_ns, 1)
+            return band.top + min(max(share, 0.0), 1.0) * (band.bottom - band.top)
+    return bands[-1].bottom
+
+
+def _outcome(step: Step) -> str:
+    if step.bytes:
+        return f"{step.bytes} B"
+    if step.result is None:
+        return "..."
+    if step.result < 0:
+        return errno.errorcode.get(-step.result, str(step.result))
+    return f"{step.result} ready" if step.result else "0"
+
+
+def _arrow(axes: Axes, y: float, begin: float, end: float, text: str) -> None:
+    axes.annotate(
+        "",
+        (end, y),
+        (begin, y),
+        arrowprops={"arrowstyle": "->", "color": INK, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0},
+    )
+    middle = (APPLICATION + KERNEL) / 2
+    axes.text(middle, y - 0.12, text, ha="center", va="bottom", fontsize=6.8)
+
+
+def _draw(axes: Axes, sequence: RequestSequence) -> float:
+    bands = _bands(sequence)
+    floor = bands[-1].bottom
+    for band in bands:
+        x = APPLICATION if band.step is None else KERNEL
+        axes.add_patch(
+            Rectangle(
+                (x - HALF, band.top),
+                2 * HALF,
+                band.bottom - band.top,
+                facecolor=PART_COLOURS[band.phase],
+                edgecolor="white",
+                linewidth=0.8,
+            )
+        )
+        axes.text(
+            x,
+            (band.top + band.bottom) / 2,
+            time_text(band.spent_ns).replace("us", "µs"),
+            ha="center",
+            va="center",
+            fontsize=6.8,
+            color="white" if band.phase in ("runq", "copy", "user") else "black",
+        )
+    for step in sequence.steps:
+        own = [band for band in bands if band.step is step]
+        if not own:
+            continue
+        times = f", {step.count} times" if step.count > 1 else ""
+        _arrow(axes, own[0].top, APPLICATION, KERNEL - HALF, step.call + times)
+        _arrow(axes, own[-1].bottom, KERNEL - HALF, APPLICATION, _outcome(step))
+        if step.context != "process":
+            axes.text(
+                KERNEL, own[0].top - 0.12, step.context, ha="center", va="bottom", fontsize=6.8
+            )
+    ready = _place(bands, sequence.ready_ns)
+    axes.annotate(
+        "data\narrives",
+        (KERNEL + HALF, ready),
+        (1.02, ready),
+        ha="right",
+        va="center",
+        fontsize=6.8,
+        arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 0.9},
+    )
+    for x, name in ((APPLICATION, "application"), (KERNEL, "kernel")):
+        axes.plot([x, x], [-0.5, floor + 0.5], color=MUTED, linewidth=0.6, zorder=0)
+        axes.text(x, -0.9, name, ha="center", va="bottom", fontsize=7.5, fontstyle="italic")
+    took = time_text(sequence.copied_ns - sequence.ready_ns).replace("us", "µs")
+    axes.set_title(f"{sequence.model}: {took} from arrival to copy", fontsize=8.5, pad=12)
+    axes.set(xlim=(0, 1.02))
+    axes.axis("off")
+    return floor
+
+
+@styled
+def request_sequences(sequences: Sequence[RequestSequence]) -> Figure:
+    """Draw each request in a panel of its own; time runs down, heights grow with its logarithm."""
+    rows = max(math.ceil(len(sequences) / PANELS_PER_ROW), 1)
+    columns = max(min(len(sequences), PANELS_PER_ROW), 1)
+    figure = Figure(layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    deepest = [0.0] * rows
+    for index, axes in enumerate(panels.flat):
+        if index >= len(sequences):
+            axes.axis("off")
+            continue
+        row = index // PANELS_PER_ROW
+        deepest[row] = max(deepest[row], _draw(axes, sequences[index]))
+    for index, axes in enumerate(panels.flat):
+        axes.set_ylim(deepest[index // PANELS_PER_ROW] + 1.0, -2.2)
+    inches = sum(INCHES_PER_HEIGHT * (depth + 3.2) + 0.35 for depth in deepest)
+    figure.set_size_inches(3.1 * columns, inches + 0.5)
+    used = {phase for sequence in sequences for step in sequence.steps for phase in step.phases}
+    names = [phase for phase in PHASE_ORDER if phase in used]
+    handles = [Patch(color=PART_COLOURS[name], label=PART_NAMES[name]) for name in names]
+    handles.append(Patch(color=PART_COLOURS[GAP_PHASE], label="outside the calls"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
