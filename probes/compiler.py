@@ -12,14 +12,15 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from probes import btf, header
 from probes.errors import ProbeError
 
-__all__ = ("BPF_DIRECTORY", "compile_program", "expand", "load_function", "quiet")
+__all__ = ("BPF_DIRECTORY", "compile_program", "expand", "load_function", "quietly")
 
 BPF_DIRECTORY = Path(__file__).parent / "bpf"
 """Where our own ``.bpf.c`` and ``.bpf.h`` are, and where their includes are looked up."""
@@ -30,11 +31,15 @@ _SHOWN_LINES = 12
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"[^\n]*$', re.M)
 _ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[^\n]*$", re.M)
 
+_TYPES_PATH = re.compile(r"/proc/self/fd/\d+")
+
 _SEARCH_PATHS = ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH")
 """What clang reads from the environment: never for a program that runs in the kernel."""
 
+_CLONE_FS = 0x200
+
 _process = threading.RLock()
-"""Working directory, environment and streams belong to the process: one build at a time."""
+"""Environment and standard streams belong to the process: one build at a time."""
 
 
 def compile_program(
@@ -58,19 +63,16 @@ def compile_program(
         text = f'#line 1 "prelude"\n{prelude}\n{text}'
     defined = [flag.partition("=")[2] for flag in cflags if flag.startswith("-D")]
     types = header.generate(btf.load(), "\n".join([text, *defined]), roots)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_process)
-        types_path = stack.enter_context(_private_file(types))
-        stack.enter_context(_shim_tree())
-        build = stack.enter_context(quiet(f"{name} cannot be built", {types_path: "kernel types"}))
-        flags = ["-include", types_path, *cflags, "-Wno-everything"]
-        return build(_unattached(), text=text.encode(), cflags=flags)
+    with _process, _shim_environment(), _private_file(types) as path:
+        flags = ["-include", path, *cflags, "-Wno-everything"]
+        failure = f"{name} cannot be built"
+        return quietly(failure, _in_shim, _unattached(), text=text.encode(), cflags=flags)
 
 
 def load_function(program: Any, function: str, program_type: int) -> Any:
     """Load one function of a compiled program; raise ProbeError with the verifier's last lines."""
-    with _process, quiet(f"{function} was refused by the kernel") as load:
-        return load(program.load_func, function.encode(), program_type)
+    failure = f"{function} was refused by the kernel"
+    return quietly(failure, program.load_func, function.encode(), program_type)
 
 
 def expand(source: Path | str) -> str:
@@ -125,21 +127,14 @@ def _private_file(text: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _shim_tree() -> Iterator[None]:
-    """Make BCC read the shim and nothing of the caller's.
-
-    BCC puts ``-I <working directory>`` first: a ``./linux/types.h`` there would be compiled in.
-    """
+def _shim_environment() -> Iterator[None]:
+    """Point BCC to the shim, and keep the search paths of the caller's environment from clang."""
     changed = {name: os.environ.pop(name, None) for name in _SEARCH_PATHS}
     changed["BCC_KERNEL_SOURCE"] = os.environ.get("BCC_KERNEL_SOURCE")
     os.environ["BCC_KERNEL_SOURCE"] = str(header.SHIM)
-    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.chdir(header.SHIM)
         yield
     finally:
-        os.fchdir(before)
-        os.close(before)
         for name, value in changed.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -147,26 +142,48 @@ def _shim_tree() -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextlib.contextmanager
-def quiet(failure: str, renamed: dict[str, str] | None = None) -> Iterator[Any]:
-    """Catch what BCC prints; when it fails, raise it as a ProbeError that begins with ``failure``.
+def _in_shim(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function in the shim's directory, without moving the process there.
 
-    Yields a function that calls another one with the streams caught.
+    BCC puts ``-I <working directory>`` first: a ``./linux/types.h`` there would be compiled in. A
+    thread that shares no file-system context with the others, unshare(2), has one of its own.
     """
 
-    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-        with os.fdopen(os.memfd_create("bcc", os.MFD_CLOEXEC), "r+b") as caught:
-            try:
-                with _redirected(caught.fileno()):
-                    return function(*args, **kwargs)
-            except Exception as error:
-                caught.seek(0)
-                said = caught.read().decode(errors="replace")
-                for old, new in (renamed or {}).items():
-                    said = said.replace(old, new)
-                raise ProbeError(f"{failure}: {error}\n{_last_useful(said)}".rstrip()) from error
+    def call() -> Any:
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_FS):
+            reason = os.strerror(ctypes.get_errno())
+            raise ProbeError(f"cannot leave the working directory for {header.SHIM}: {reason}")
+        os.chdir(header.SHIM)
+        return function(*args, **kwargs)
 
-    yield call
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(call).result()
+
+
+def quietly(failure: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call into BCC with what it prints caught.
+
+    When the call fails, raise a ProbeError that begins with ``failure`` and ends with the last
+    lines of what was printed; otherwise they are dropped.
+    """
+    with _process, os.fdopen(os.memfd_create("bcc", os.MFD_CLOEXEC), "r+b") as caught:
+        try:
+            with _redirected(caught.fileno()):
+                return function(*args, **kwargs)
+        except ProbeError:
+            raise
+        except Exception as error:  # BCC raises no other
+            caught.seek(0)
+            said = _last_useful(caught.read().decode(errors="replace"))
+            raise ProbeError(f"{failure}: {_reason(error)}\n{said}".rstrip()) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why BCC failed, without what it says in every case and what it guesses."""
+    reason = str(error).rpartition(": ")[2]
+    if "super-user" in reason and os.geteuid() == 0:
+        return "Operation not permitted, though this is root: a policy of this host"
+    return reason
 
 
 @contextlib.contextmanager
@@ -189,7 +206,9 @@ def _redirected(descriptor: int) -> Iterator[None]:
 
 def _last_useful(said: str) -> str:
     """Return the compiler's errors with their context, or the end of the verifier's log."""
-    lines = [line for line in said.splitlines() if line.strip()]
+    said = _TYPES_PATH.sub("kernel types", said)
+    noise = ("bpf: Failed to load program", "processed ")
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith(noise)]
     errors = [at for at, line in enumerate(lines) if "error:" in line]
     if errors:
         lines = [line for at in errors for line in lines[at : at + 3]][:_SHOWN_LINES]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from probes import btf
 from probes.compiler import compile_program, expand, load_function
 from probes.errors import ProbeError
 
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.live
 
 RAW_TRACEPOINT = 17
 TRACEPOINT = 5
+TRACING = 26
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
@@ -209,6 +212,75 @@ def test_a_tracepoint_program_has_the_fields_of_its_format() -> None:
 )
 def test_function_probes_compile_though_nothing_is_attached(text: str) -> None:
     compile_program(text).cleanup()
+
+
+ON_POLL = """
+struct answer { s64 count; s64 result; };
+BPF_ARRAY(seen, struct answer, 1);
+static int note(s64 count, s64 result)
+{
+    if (bpf_get_current_pid_tgid() >> 32 != OWN_PID) return 0;
+    int zero = 0;
+    struct answer *answer = seen.lookup(&zero);
+    if (!answer) return 0;
+    if (count >= 0) answer->count = count;
+    answer->result = result;
+    return 0;
+}
+int on_poll(struct pt_regs *ctx, void *fds, unsigned int count) { return note(count, -1); }
+int on_polled(struct pt_regs *ctx) { return note(-1, PT_REGS_RC(ctx)); }
+int kretfunc__do_sys_poll(u64 *ctx) { return note(ctx[COUNT], (int)ctx[RESULT]); }
+"""
+
+
+def poll_seen(attach: Callable[[Any], None]) -> tuple[int, int]:
+    """Attach to ``do_sys_poll``, poll three descriptors; return the count and the result seen."""
+    prototype = btf.load().function("do_sys_poll")
+    assert prototype is not None
+    flags = {
+        "OWN_PID": os.getpid(),
+        "COUNT": prototype.position("nfds"),
+        "RESULT": prototype.return_slot,
+    }
+    program = compile_program(ON_POLL, cflags=[f"-D{name}={flags[name]}" for name in flags])
+    try:
+        attach(program)
+    except Exception as error:  # BCC raises Exception itself
+        program.cleanup()
+        pytest.skip(f"this host does not allow it: {error}")
+    read_end, write_end = os.pipe()
+    try:
+        os.write(write_end, b"x")
+        poll = select.poll()
+        for descriptor in (read_end, 0, 1):
+            poll.register(descriptor, select.POLLIN if descriptor == read_end else 0)
+        assert [descriptor for descriptor, _ in poll.poll(0) if descriptor == read_end]
+        found = program[b"seen"][ctypes.c_int(0)]
+        return found.count, found.result
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+        program.cleanup()
+
+
+def test_a_kprobe_gets_arguments_and_result() -> None:
+    def attach(program: Any) -> None:
+        program.attach_kprobe(event=b"do_sys_poll", fn_name=b"on_poll")
+        program.attach_kretprobe(event=b"do_sys_poll", fn_name=b"on_polled")
+
+    count, result = poll_seen(attach)
+    assert count == 3
+    assert result >= 1
+
+
+def test_fexit_gets_argument_and_result_at_the_positions_that_btf_gives() -> None:
+    def attach(program: Any) -> None:
+        load_function(program, "kretfunc__do_sys_poll", TRACING)
+        program.attach_kretfunc(fn_name=b"kretfunc__do_sys_poll")
+
+    count, result = poll_seen(attach)
+    assert count == 3
+    assert result >= 1
 
 
 def test_nothing_of_the_callers_directory_is_compiled_in(
