@@ -5,6 +5,7 @@ The guest sees this machine's files; what it writes outside the output directory
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -42,6 +43,7 @@ CONSOLE_LINES = 25
 """How much of the console a failure shows: a panic with its call trace."""
 
 _CONSOLE_KEPT = 64 * 1024
+_LONGEST_JOB = 100_000  # fits into a socket's buffer (net.core.wmem_default is 208 KiB)
 _PR_SET_PDEATHSIG = 1
 _PASSED_ON = ("PATH", "HOME", "TERM", "LANG", "LC_ALL", "TZ", "NO_COLOR", "SUDO_UID", "SUDO_GID")
 
@@ -91,7 +93,7 @@ def run_in_lab(
         guest.start(emulator, shared)
         return guest.run(job, timeout_s)
     finally:
-        guest.end()
+        guest.close()
 
 
 def _emulator() -> str:
@@ -186,9 +188,7 @@ class _Guest:
 
     def run(self, job: Job, timeout_s: float) -> LabResult:
         """Send the job, stream what comes, and return when the guest says how it ended."""
-        self.channels["control"].setblocking(True)
-        self.channels["control"].sendall(job.script(self.kernel).encode())
-        self.channels["control"].setblocking(False)
+        self._send(job.script(self.kernel))
         with selectors.DefaultSelector() as selector:
             for name, channel in self.channels.items():
                 selector.register(channel, selectors.EVENT_READ, name)
@@ -215,6 +215,20 @@ class _Guest:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def close(self) -> None:
+        """Kill QEMU and close the sockets."""
+        self.end()
+        for channel in self.channels.values():
+            channel.close()
+
+    def _send(self, script: str) -> None:
+        """Leave the job in the control socket, where QEMU fetches it when the guest asks."""
+        if len(script) > _LONGEST_JOB:
+            raise IophaseError("the command is too long for the lab: put it into a file", USAGE)
+        # When QEMU has ended already, what it said about it is read next.
+        with contextlib.suppress(BrokenPipeError):
+            self.channels["control"].sendall(script.encode(errors="surrogateescape"))
 
     def _receive(self, name: str) -> bool:
         """Take what a channel holds; return False at its end."""

@@ -29,6 +29,8 @@ APPLETS = ("cat", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount", "sh", "sleep
 MESSAGE_BYTES = 500 * 1024
 """The largest 9p message; the kernel clips it to what the virtio transport can carry."""
 
+_SHARE = f"trans=virtio,version=9p2000.L,msize={MESSAGE_BYTES}"
+
 _INIT = f"""\
 #!/bin/sh
 # Stage 1, in the initramfs: find the disks, which are this machine's directories, and enter them.
@@ -40,7 +42,7 @@ mount -t devtmpfs devtmpfs /dev
 while read -r module; do
     insmod "/modules/$module" || fail "cannot load $module"
 done </modules/order
-mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize={MESSAGE_BYTES},cache=loose root /host ||
+mount -t 9p -o ro,cache=loose,{_SHARE} root /host ||
     fail "cannot mount the root file system"
 mount -t tmpfs -o size=90% memory /memory
 mkdir /memory/upper /memory/work
@@ -57,6 +59,7 @@ exec switch_root /new /run/iophase-lab/busybox sh /run/iophase-lab/stage2
 
 _STAGE2 = f"""\
 # Stage 2, in the root file system: mount what a running system has, run the job, say how it ended.
+share={_SHARE}
 lab=/run/iophase-lab
 for applet in modprobe cat chmod ip kill ln mkdir mkfifo mount sleep sync umount; do
     $lab/busybox ln -s busybox $lab/$applet
@@ -77,6 +80,9 @@ mount -t debugfs debugfs /sys/kernel/debug
 ip link set lo up
 echo $lab/modprobe >/proc/sys/kernel/modprobe
 echo iophase-lab >/proc/sys/kernel/hostname
+# What the command has written is safe a second later, even when the guest is ended from outside.
+echo 100 >/proc/sys/vm/dirty_expire_centisecs
+echo 100 >/proc/sys/vm/dirty_writeback_centisecs
 until [ -c /dev/vport0p3 ] || [ -c /dev/vport1p3 ] || [ -c /dev/vport2p3 ]; do sleep 0.02; done
 for last in /dev/vport*p3; do port=${{last%3}}; done
 exec 3<>${{port}}1
@@ -87,9 +93,10 @@ done >$lab/job
 . $lab/job
 mkdir -p "$modules_at" "$output"
 mount --bind "$modules" "$modules_at"
-if ! mount -t 9p -o trans=virtio,version=9p2000.L,msize={MESSAGE_BYTES},cache=mmap output "$output"
-then echo "failed cannot mount $output" >&3; sleep 100; fi
-if ! cd "$directory"; then echo "failed no directory $directory in the guest" >&3; sleep 100; fi
+fail() {{ echo "failed $*" >&3; sleep 1000; }}
+# noatime: otherwise each first read of a file is a write to the host as well.
+mount -t 9p -o "noatime,cache=loose,$share" output "$output" || fail "cannot mount $output"
+cd "$directory" || fail "no directory $directory in the guest"
 # Through pipes: unlike a virtio port those can be opened again, as /dev/stdout is.
 mkfifo $lab/stdout $lab/stderr
 cat $lab/stdout >${{port}}2 &
@@ -133,7 +140,7 @@ class Job:
             f"modules={shlex.quote(str(kernel.modules))}\n"
             f"modules_at=/lib/modules/{kernel.release}\n"
             "run() (\n"
-            f"    ulimit -Hn {hard}\n    ulimit -Sn {soft}\n    ulimit -l unlimited\n"
+            f"    ulimit -n {hard}\n    ulimit -Sn {soft}\n    ulimit -l unlimited\n"
             f"{exports}"
             f"    exec {shlex.join(self.command)}\n"
             ")\n"

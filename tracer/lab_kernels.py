@@ -5,8 +5,8 @@ Works with the machine's own apt sources (read, never changed) through a private
 
 from __future__ import annotations
 
+import collections
 import fcntl
-import functools
 import lzma
 import os
 import re
@@ -47,8 +47,11 @@ KERNELS: tuple[Kernel, ...] = (
 BUSYBOX_SUITE = "bookworm"
 """A statically linked busybox is the initramfs's only program; any release's will do."""
 
-DEBIAN_CODENAMES = ("bullseye", "bookworm", "trixie", "forky", "duke", "sid")
-DEBIAN_ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable")
+DEBIAN_RELEASES = (
+    *("bullseye", "bookworm", "trixie", "forky", "duke", "sid"),
+    *("oldoldstable", "oldstable", "stable", "testing", "unstable"),
+)
+"""Suites by which Debian's own archive is told from others in the machine's apt sources."""
 
 SPACE_NEEDED = 700 << 20
 """Bytes free that a first download needs: at most 125 MiB of packages, 100 MiB of package lists,
@@ -253,22 +256,17 @@ class _PrivateApt:
 
     def __init__(self, root: Path, suites: tuple[str, ...]) -> None:
         self.archives = root / "archives"
+        self.sources = root / "sources.list"
+        root.mkdir(parents=True, mode=0o700)  # a proxy's password is nobody else's business
         for part in ("lists/partial", "archives/partial"):
             (root / part).mkdir(parents=True)
-        keyring = _keyring()
-        (root / "sources.list").write_text(
-            "".join(
-                f"deb [arch=amd64 signed-by={keyring}] {_mirror(suite)} {suite} main\n"
-                for suite in suites
-            )
-        )
         (root / "status").touch()
         settings = {
             "Dir::State": root,
             "Dir::State::lists": root / "lists",
             "Dir::State::status": root / "status",
             "Dir::Cache": root,
-            "Dir::Etc::sourcelist": root / "sources.list",
+            "Dir::Etc::sourcelist": self.sources,
             # Neither the machine's sources nor its hooks: those want to write as root.
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::parts": "/dev/null",
@@ -277,13 +275,30 @@ class _PrivateApt:
             # The cache is in a home directory, which apt's own user may not enter.
             "APT::Sandbox::User": "",
             "APT::Architecture": "amd64",
+            "APT::Get::List-Cleanup": "false",
         }
         config = root / "apt.conf"
         config.write_text(
             _machine_proxies() + "".join(f'{key} "{value}";\n' for key, value in settings.items())
         )
         self.environment = os.environ | {"APT_CONFIG": str(config), "LC_ALL": "C"}
-        self._apt("apt-get", "update", "--error-on=any")
+        keyring = _keyring()
+        lines = [self._working_source(suite, keyring) for suite in suites]
+        self.sources.write_text("".join(lines))
+
+    def _working_source(self, suite: str, keyring: Path) -> str:
+        """Return the line of a source with this suite, signed by Debian, its lists downloaded."""
+        failure = None
+        for mirror in _mirrors(suite):
+            line = f"deb [arch=amd64 signed-by={keyring}] {mirror} {suite} main\n"
+            self.sources.write_text(line)
+            try:
+                self._apt("apt-get", "update", "--error-on=any")
+                return line
+            except IophaseError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
 
     def package_names(self, prefix: str) -> set[str]:
         """Return the names of all packages that begin with ``prefix``."""
@@ -313,37 +328,29 @@ def _keyring() -> Path:
     )
 
 
-def _mirror(suite: str) -> str:
-    """Return the address at which this machine's own apt sources have suites of this kind."""
+def _mirrors(suite: str) -> list[str]:
+    """Return the addresses at which this machine's own apt sources have suites of this kind."""
     security = suite.endswith("-security")
-    for address, release in _machine_sources():
-        codename = release.removesuffix("-security").removesuffix("-updates")
-        if codename.removesuffix("-backports") not in DEBIAN_CODENAMES + DEBIAN_ALIASES:
-            continue
-        if release.endswith("-security") == security:
-            return address
-    archive = "security archive" if security else "archive"
-    raise IophaseError(
-        f"this machine's apt sources name no mirror of the Debian {archive}, "
-        f"and the lab takes {suite} from there: add one to /etc/apt/sources.list.d"
+    found = collections.Counter(
+        address
+        for address, release in _machine_sources()
+        if re.sub("-(updates|backports|security)$", "", release) in DEBIAN_RELEASES
+        and release.endswith("-security") == security
     )
+    if not found:
+        archive = "security archive" if security else "archive"
+        raise IophaseError(
+            f"this machine's apt sources name no mirror of the Debian {archive}, "
+            f"and the lab takes {suite} from there: add one to /etc/apt/sources.list.d"
+        )
+    # Others name their suites like Debian's, but seldom with updates and backports beside them.
+    return [address for address, _ in found.most_common()]
 
 
-@functools.cache
-def _machine_sources() -> tuple[tuple[str, str], ...]:
-    """Return (address, suite) of each source with Debian's ``main``, as apt itself reads them."""
-    form = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN) $(CREATED_BY)"
-    listing = _run(
-        ["apt-get", "indextargets", "--format", form, "Created-By: Packages"],
-        "cannot read this machine's apt sources",
-    )
-    rows = [line.split() for line in listing.splitlines()]
-    return tuple(
-        (row[0], row[1])
-        for row in rows
-        # Without downloaded lists the origin is unknown and the field stays as it was asked for.
-        if len(row) == 5 and row[2] == "main" and row[3] in ("Debian", "$(ORIGIN)")
-    )
+def _machine_sources() -> list[tuple[str, str]]:
+    """Return (address, suite) of each of this machine's sources, as apt itself reads them."""
+    listing = _run(["apt-get", "update", "--print-uris"], "cannot read this machine's apt sources")
+    return re.findall(r"^'(.*)/dists/([^/']+)/InRelease' ", listing, re.MULTILINE)
 
 
 def _machine_proxies() -> str:
