@@ -38,6 +38,7 @@ __all__ = (
 
 START_S = 30.0  # for a child to start and connect, before it counts as stuck
 GRACE_S = 10.0  # for a child to end after its own time limits have passed
+BUSY = 0.95  # share of a CPU from which on the generator may itself be what limits the rate
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,9 @@ class Load:
         seconds = max(0, max(tally["stopped_ns"] for tally in tallies) - started) / 1e9
         options = self.options
         sizes = list(options.sizes)
+        notes = self.notes
+        if seconds and max(tally["cpu_s"] for tally in tallies) > BUSY * seconds:
+            notes += ("the generator had no CPU time left: --processes may raise the rate",)
         return Result(
             address=self.address.label,
             connections=options.connections,
@@ -246,7 +250,7 @@ class Load:
             unsent=total("unsent"),
             started_ns=started,
             cpu_s=round(total("cpu_s"), 6),
-            notes=self.notes,
+            notes=notes,
         )
 
     def _tell(self, child: subprocess.Popen[bytes], **order: object) -> None:

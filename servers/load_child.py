@@ -8,6 +8,7 @@ of the input (the parent is gone), ends the load early.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from dataclasses import asdict
@@ -23,8 +24,11 @@ __all__ = ("main",)
 
 
 def answer(**fields: object) -> None:
-    """Write one line to the parent."""
-    print(json.dumps(fields), flush=True)
+    """Write one line to the parent; exit when it is gone."""
+    try:
+        os.write(sys.stdout.fileno(), json.dumps(fields).encode() + b"\n")
+    except BrokenPipeError:
+        sys.exit(0)
 
 
 def next_order() -> dict[str, object]:

@@ -157,7 +157,7 @@ class Engine:
     def run(self, at_ns: int | None = None, control: int = -1) -> Tally:
         """Make the load from `at_ns` (CLOCK_MONOTONIC; None: now) on, close all, return the tally.
 
-        Anything to read on the descriptor `control`, or its end, ends the period early.
+        Anything to read on the descriptor `control` ends the period early, its end the run.
         """
         options, tally = self.options, self.tally
         self.control = control
@@ -523,3 +523,5 @@ class Engine:
         elif fd == self.control:
             self.lanes.epoll.unregister(fd)
             self.end = time.monotonic_ns()
+            if not os.read(fd, 4096):
+                self.unfinished = 0

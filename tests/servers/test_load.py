@@ -415,9 +415,13 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
     )
     with peer() as address:
         parent = subprocess.Popen(
-            [sys.executable, "-c", program, address], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert parent.stdout is not None
+        assert parent.stderr is not None
         child = Path("/proc") / parent.stdout.readline().strip()
         assert child.exists()
         parent.kill()
@@ -429,6 +433,8 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
             time.sleep(0.02)
         else:
             pytest.fail("the child runs on")
+        assert parent.stderr.read() == ""
+        parent.stderr.close()
 
 
 @pytest.mark.parametrize(
