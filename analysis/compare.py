@@ -130,7 +130,7 @@ def warnings(traces: Sequence[Trace]) -> Iterator[str]:
         yield "different loads: " + "; ".join(sorted(loads))
     for trace in traces:
         if trace.lost:
-            yield f"{trace.name} lost {trace.lost:,} of {trace.emitted:,} events"
+            yield f"{trace.name} lost {trace.lost:,} of {trace.emitted or trace.lost:,} events"
         if trace.cut_short:
             yield f"{trace.name} was cut short"
 

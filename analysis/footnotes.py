@@ -17,13 +17,19 @@ def loss_lines(traces: Sequence[Trace]) -> Iterator[str]:
     """Say which traces lost events, or were cut short: the first thing to read."""
     for trace in traces:
         if trace.lost:
-            share = trace.lost / trace.emitted if trace.emitted else 1.0
+            emitted = trace.emitted or trace.lost
+            share = trace.lost / emitted
             yield (
                 f"LOST EVENTS in {trace.name}: {count_text(trace.lost)} of "
-                f"{count_text(trace.emitted)} ({share:.2%}); the figures below miss them"
+                f"{count_text(emitted)} ({share:.2%}); the figures below miss them"
             )
         if trace.cut_short:
-            yield f"CUT SHORT: {trace.name} was interrupted; what had been recorded is below"
+            yield (
+                f"CUT SHORT: the recording of {trace.name} died; losses are unknown, and threads "
+                "that were still running then have no ledger"
+            )
+        if unclosed := trace.meta.get("unclosed"):
+            yield f"DEFECT: {count_text(unclosed)} rows of {trace.name} do not add up"
 
 
 def unattached(trace: Trace) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.errors import TraceError
-from analysis.schema import CALLS, DELIVERIES, SCHEMA_VERSION, TABLES, THREADS, Table
+from analysis.schema import CALLS, DELIVERIES, SCHEMA_VERSION, SOCKETS, TABLES, THREADS, Table
 from analysis.sources import check_source, read_frame, read_pieces
 
 __all__ = ("META_FILE", "Trace", "load", "load_many", "load_meta")
@@ -49,13 +49,13 @@ class Trace:
         return str(model) if model else None
 
     @property
-    def lost(self) -> int:
-        """Return how many events were lost, of all kinds."""
+    def lost(self) -> int | None:
+        """Return how many events were lost, of all kinds; None if the recording died."""
         return _total(self.meta["lost"])
 
     @property
-    def emitted(self) -> int:
-        """Return how many events the probes made, recorded or not."""
+    def emitted(self) -> int | None:
+        """Return how many events the probes made, recorded or not; None if the recording died."""
         return _total(self.meta["emitted"])
 
     @property
@@ -78,6 +78,11 @@ class Trace:
         """One row per thread: its ledger. Raises TraceError on a damaged file."""
         return read_frame(self.path, THREADS)
 
+    @cached_property
+    def sockets(self) -> pd.DataFrame:
+        """One row per socket that was seen: its addresses. Raises TraceError on a damaged file."""
+        return read_frame(self.path, SOCKETS)
+
     def read(self, table: Table, columns: Sequence[str]) -> pd.DataFrame:
         """Return some columns of a table without loading the others. Raises TraceError."""
         if table.name in self.__dict__:
@@ -92,7 +97,9 @@ class Trace:
         return read_pieces(self.path, table, columns)
 
 
-def _total(counts: Any) -> int:
+def _total(counts: Any) -> int | None:
+    if counts is None:
+        return None
     if isinstance(counts, Mapping):
         return int(counts["total"]) if "total" in counts else sum(map(int, counts.values()))
     return int(counts)

@@ -22,7 +22,7 @@ COMPRESSION = "zstd"
 
 def _write_table(source: Path, target: Path, table: Table) -> int:
     schema = arrow_schema(table)
-    numbers = [name for name, kind in table.columns.items() if kind != "category"]
+    numbers = [name for name, kind in table.columns.items() if kind.startswith("int")]
     partial = target.with_name(target.name + ".partial")
     rows = 0
     try:

@@ -27,7 +27,8 @@ def _descriptors(workload: Mapping[str, Any]) -> float:
 
 
 def _size(workload: Mapping[str, Any]) -> float:
-    return float(workload["size"])
+    # of several sizes the load draws each with the same chance
+    return float(np.mean(workload["size"]))
 
 
 AGAINST: dict[str, Callable[[Mapping[str, Any]], float]] = {

@@ -13,6 +13,7 @@ __all__ = (
     "PHASES",
     "PHASE_COLUMNS",
     "SCHEMA_VERSION",
+    "SOCKETS",
     "TABLES",
     "THREADS",
     "WAIT_PHASES",
@@ -38,8 +39,8 @@ CONTEXTS = ("process", "iou-wrk", "iou-sqp", "task-work", "aio")
 class Table:
     """One CSV file of a trace.
 
-    ``columns`` maps a column to ``int32``, ``int64`` or ``category`` (few distinct strings);
-    ``required`` columns have a value in every row.
+    ``columns`` maps a column to ``int32``, ``int64``, ``string`` or ``category`` (a string of
+    few values); ``required`` columns have a value in every row.
     """
 
     name: str
@@ -113,4 +114,16 @@ THREADS = Table(
     frozenset({"pid", "tid", "wall_ns"}),
 )
 
-TABLES = (CALLS, DELIVERIES, THREADS)
+SOCKETS = Table(
+    "sockets",
+    {
+        "socket": "int64",
+        "family": "category",
+        "protocol": "category",
+        "local": "string",
+        "remote": "string",
+    },
+    frozenset({"socket"}),
+)
+
+TABLES = (CALLS, DELIVERIES, THREADS, SOCKETS)

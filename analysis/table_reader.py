@@ -21,6 +21,7 @@ _ARROW_TYPES: dict[str, pa.DataType] = {
     "int32": pa.int32(),
     "int64": pa.int64(),
     "category": pa.dictionary(pa.int32(), pa.string()),
+    "string": pa.string(),
 }
 _PANDAS_TYPES: dict[pa.DataType, Any] = {
     pa.int32(): pd.Int32Dtype(),

@@ -82,7 +82,7 @@ def _cell(column: Column, row: Mapping[Any, Any]) -> Text:
         text, style = f"{BELOW_RESOLUTION}{text}", f"{style} dim"
     if column.source == "requests_per_s" and row["counted_by"] != "load":
         text += COUNTED_HERE
-    if column.source == "lost" and row["lost"]:
+    if column.source == "lost" and row["lost"] > 0:
         style = "bold red"
     return Text(text, style=style.strip())
 

@@ -22,6 +22,7 @@ DELIVERIES = (
     "socket", "fd", "pid", "tid", "ready_ns", "noticed_ns", "copied_ns", "bytes", "notify_ns",
     "waker_context",
 )  # fmt: skip
+SOCKETS = ("socket", "family", "protocol", "local", "remote")
 THREADS = (
     "pid", "tid", "comm", "role", "model", "wall_ns", "user_ns", *PHASES, "other_calls_ns",
     "off_cpu_elsewhere_ns", "calls", "bytes", "voluntary_switches", "involuntary_switches",
@@ -190,6 +191,20 @@ def make_threads(calls: pd.DataFrame, model: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*THREADS])
 
 
+def make_sockets(calls: pd.DataFrame) -> pd.DataFrame:
+    """Return the addresses of the sockets of these calls, and of one that is not connected."""
+    seen = sorted(calls["socket"].dropna().unique())
+    return pd.DataFrame(
+        {
+            "socket": [1, *seen],
+            "family": "inet",
+            "protocol": "tcp",
+            "local": "127.0.0.1:8080",
+            "remote": [None, *(f"127.0.0.1:{40_000 + index}" for index in range(len(seen)))],
+        }
+    )
+
+
 def make_meta(model: str | None, calls: int, deliveries: int, threads: int) -> dict[str, Any]:
     """Return a ``trace.json`` without losses."""
     counts = {"calls": calls, "deliveries": deliveries, "threads": threads}
@@ -250,6 +265,7 @@ def write_trace(
     calls.to_csv(directory / "calls.csv", index=False, columns=[*CALLS])
     deliveries.to_csv(directory / "deliveries.csv", index=False, columns=[*DELIVERIES])
     threads.to_csv(directory / "threads.csv", index=False, columns=[*THREADS])
+    make_sockets(calls).to_csv(directory / "sockets.csv", index=False, columns=[*SOCKETS])
     (directory / "trace.json").write_text(json.dumps(meta, indent=1))
     return directory
 

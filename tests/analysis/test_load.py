@@ -12,7 +12,7 @@ import pytest
 
 from analysis.errors import TraceError
 from analysis.load import load, load_many
-from analysis.schema import CALLS, DELIVERIES, THREADS
+from analysis.schema import CALLS, DELIVERIES, SOCKETS, THREADS
 from tests.analysis import synthetic
 
 
@@ -42,9 +42,13 @@ def test_columns_have_the_documented_types(directory: Path) -> None:
         (CALLS, trace.calls),
         (DELIVERIES, trace.deliveries),
         (THREADS, trace.threads),
+        (SOCKETS, trace.sockets),
     ):
         assert list(frame.columns) == list(table.columns)
-        types = {name: str(dtype).lower() for name, dtype in frame.dtypes.items()}
+        types = {
+            name: str(dtype).lower().replace("str", "string")
+            for name, dtype in frame.dtypes.items()
+        }
         assert types == dict(table.columns)
 
 

@@ -54,9 +54,22 @@ def test_a_loss_is_on_the_first_line(tmp_path: Path) -> None:
     assert first.startswith("LOST EVENTS in lossy: 7 of ")
 
 
-def test_a_trace_cut_short_says_so_first(tmp_path: Path) -> None:
-    path = synthetic.make_trace(tmp_path / "t", requests=50, meta={"cut_short": True})
-    assert report_text([path]).startswith("CUT SHORT: t was interrupted")
+def test_a_trace_cut_short_says_so_first_and_its_losses_are_unknown(tmp_path: Path) -> None:
+    unknown = {"cut_short": True, "lost": None, "emitted": None}
+    path = synthetic.make_trace(tmp_path / "t", requests=50, meta=unknown)
+    header = (path / "threads.csv").read_text().splitlines()[0]
+    (path / "threads.csv").write_text(header + "\n")
+    text = report_text([path])
+    assert text.startswith("CUT SHORT: the recording of t died; losses are unknown")
+    assert text.splitlines()[-1].startswith("Backend")
+    row = json.loads(report_json([path]))["traces"][0]
+    assert row["lost"] is None and row["sleep"] is None
+    assert row["delivery_p50_ns"] == 10_000
+
+
+def test_a_row_that_does_not_add_up_is_called_a_defect(tmp_path: Path) -> None:
+    path = synthetic.make_trace(tmp_path / "t", requests=50, meta={"unclosed": 2})
+    assert report_text([path]).startswith("DEFECT: 2 rows of t do not add up")
 
 
 def test_traces_of_two_backends_carry_a_warning(tmp_path: Path) -> None:
