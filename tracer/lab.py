@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import resource
 import selectors
 import shutil
@@ -42,6 +43,8 @@ DEFAULT_TIMEOUT_S = 1800.0
 CONSOLE_LINES = 25
 """How much of the console a failure shows: a panic with its call trace."""
 
+_PANIC = "Kernel panic"
+_CRASH = re.compile(rf"\b(BUG: |Oops: |{_PANIC})")
 _CONSOLE_KEPT = 64 * 1024
 _LONGEST_JOB = 100_000  # fits into a socket's buffer (net.core.wmem_default is 208 KiB)
 _PR_SET_PDEATHSIG = 1
@@ -82,7 +85,7 @@ def run_in_lab(
     _require_shareable(shared)
     cached = fetch(kernel, progress=progress)
     job = Job(
-        command=command,
+        command=[_program(command[0]), *command[1:]],
         directory=directory,
         output=shared,
         environment=_environment(series) | (environment or {}),
@@ -94,6 +97,14 @@ def run_in_lab(
         return guest.run(job, timeout_s)
     finally:
         guest.close()
+
+
+def _program(name: str) -> str:
+    """Return the program's path: by its name alone the guest's first shell runs busybox's own."""
+    path = shutil.which(name)
+    if path is None:
+        raise IophaseError(f"no program {name!r} to run in the lab", USAGE)
+    return str(Path(path).absolute())
 
 
 def _emulator() -> str:
@@ -262,23 +273,28 @@ class _Guest:
                 raise self._failure(text, "could not run the command")
 
     def _cause(self) -> str:
-        for line in self._last_lines():
-            if "Kernel panic" in line:
-                return line.partition("Kernel panic")[1] + line.partition("Kernel panic")[2]
+        for line in self._console_lines():
+            if _PANIC in line:
+                return line[line.index(_PANIC) :]
         complaints = self.complaints.decode(errors="replace").strip().splitlines()
         return complaints[-1] if complaints else "without a word from the command"
 
-    def _last_lines(self) -> list[str]:
+    def _console_lines(self) -> list[str]:
         text = self.console.decode(errors="replace").replace("\r", "")
         return [line for line in text.splitlines() if line.strip()]
 
+    def _last_lines(self) -> list[str]:
+        """Return the console's end; of a crash rather its beginning, registers are of no use."""
+        lines = self._console_lines()
+        first = next((i for i, line in enumerate(lines) if _CRASH.search(line)), len(lines))
+        return lines[first : first + CONSOLE_LINES] or lines[-CONSOLE_LINES:]
+
     def _failure(self, cause: str, what: str) -> IophaseError:
-        lines = self._last_lines()[-CONSOLE_LINES:]
         stage = "" if self.boot_s is not None else " while booting"
-        console = "\n".join(f"  | {line}" for line in lines) or "  | (nothing)"
+        console = "\n".join(f"  | {line}" for line in self._last_lines())
         return IophaseError(
             f"the guest with kernel {self.kernel.release} {what}{stage}: {cause}; "
-            f"its console's last lines:\n{console}"
+            f"its console's last lines:\n{console or '  | (nothing)'}"
         )
 
 

@@ -70,7 +70,8 @@ def test_the_guest_is_another_kernel_on_this_file_system(tmp_path: Path) -> None
     ours = tmp_path.parent / "ours"
     ours.write_text("from outside")
     script = f"""
-        uname -r; pwd; cat {ours}; id -u; nproc; ulimit -n; echo "$IOPHASE_LAB"
+        uname -r; pwd; readlink -f /proc/$$/exe; cat {ours}; id -u; nproc; ulimit -n
+        echo "$IOPHASE_LAB"
         grep -c . /proc/net/dev_mcast >/dev/null; cat /sys/class/net/lo/operstate
         ls -d /sys/kernel/tracing/events /sys/fs/bpf /sys/fs/cgroup/cgroup.procs /dev/pts/ptmx
         echo changed > {ours}; cat {ours}
@@ -81,13 +82,14 @@ def test_the_guest_is_another_kernel_on_this_file_system(tmp_path: Path) -> None
     assert result.exit_code == 7
     assert lines[0] == result.release
     assert lines[0].startswith(f"{SERIES}.")
+    shell = str(Path("/bin/sh").resolve())
     soft = str(os.sysconf("SC_OPEN_MAX"))
-    assert lines[1:7] == [str(Path.cwd()), "from outside0", "2", soft, SERIES, "unknown"]
-    assert lines[7:11] == [
+    assert lines[1:8] == [str(Path.cwd()), shell, "from outside0", "2", soft, SERIES, "unknown"]
+    assert lines[8:12] == [
         *("/dev/pts/ptmx", "/sys/fs/bpf", "/sys/fs/cgroup/cgroup.procs"),
         "/sys/kernel/tracing/events",
     ]
-    assert lines[11:] == ["changed"]
+    assert lines[12:] == ["changed"]
     assert stderr == b"to stderr\n"
     assert ours.read_text() == "from outside"
     assert 0 < result.boot_s < result.total_s
@@ -202,6 +204,12 @@ def test_root_is_never_shared_for_writing() -> None:
 def test_a_missing_output_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(IophaseError, match=f"no directory {tmp_path}/gone"):
         in_guest(tmp_path / "gone", "true")
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IophaseError, match="no program 'no-such-program'") as caught:
+        in_guest(tmp_path, "no-such-program")
+    assert caught.value.exit_code == USAGE
 
 
 def test_without_qemu_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
