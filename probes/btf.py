@@ -129,12 +129,12 @@ class Btf:
         words, self._strings = _sections(data, origin)
         self._words = words.data
         self._starts = _starts(self._words, origin)
-        starts = np.array(self._starts, dtype=np.uint32)
+        starts = np.array(self._starts)
         self._kinds: npt.NDArray[np.uint8] = ((words[starts + 1] >> 24) & 0x7F).astype(np.uint8)
         self._names: npt.NDArray[np.uint32] = words[starts]
         self._kinds[0] = Kind.VOID
         self._names[0] = 0
-        self._numpy_words = words
+        self._numpy_words, self._numpy_starts = words, starts
         self._by_kind: dict[Kind, dict[str, list[int]]] = {}
 
     def __len__(self) -> int:
@@ -292,7 +292,7 @@ class Btf:
             ids = np.flatnonzero(self._kinds == kind)
             if not len(ids):
                 continue
-            starts = np.array(self._starts, dtype=np.int64)[ids]
+            starts = self._numpy_starts[ids]
             counts = (self._numpy_words[starts + 1] & 0xFFFFFF).astype(np.int64)
             first = np.cumsum(counts) - counts
             ordinal = np.arange(int(counts.sum())) - np.repeat(first, counts)

@@ -1,72 +1,99 @@
-"""Every probe, declared once: what it marks, how it is attached, what is lost without it."""
+"""Every probe, declared once: what it measures, what can stand in for it, what is lost without it.
+
+A function probe is attached by fentry and fexit, or by kprobe and kretprobe; where the kernel
+allows neither, tracepoints stand in if there are any. A name that is not there (renamed, inlined,
+made a ``.constprop`` clone) costs only its own figure.
+"""
 
 from __future__ import annotations
 
+import platform
 from typing import NamedTuple
 
-__all__ = ("PROBES", "Probe")
+__all__ = ("FUNCTIONS", "TRACEPOINTS", "Function", "Tracepoint", "system_call_symbol")
 
 
-class Probe(NamedTuple):
-    """A point of measurement: a kernel function, or the tracepoints that stand in for it."""
+class Tracepoint(NamedTuple):
+    """A raw tracepoint; ``required`` ones are the frame of every measurement."""
 
     name: str
-    """The name in ``trace.json``, and the ``VIA_`` macro of the BPF C."""
     phase: str
-    """The phase (or figure) that it bounds."""
-    functions: tuple[str, ...]
-    """Kernel functions, entry and return; empty where a tracepoint is the measurement itself."""
-    tracepoints: tuple[str, ...]
-    """Raw tracepoints that give the same, or stand in; all of them are needed."""
+    """The phase, or the figure, that it bounds."""
     since: str
-    """The first release that has the tracepoints (of the functions: FACTS are in BTF)."""
     without: str
     """What is lost without it."""
     required: bool = False
 
 
-PROBES: tuple[Probe, ...] = (
-    Probe("enter", "call", (), ("sys_enter",), "2.6.33", "every call", required=True),
-    Probe("exit", "call", (), ("sys_exit",), "2.6.33", "every call", required=True),
-    Probe("switch", "sleep", (), ("sched_switch",), "2.6.23", "sleep and runq", required=True),
-    Probe("waking", "runq", (), ("sched_waking",), "4.3", "sleep apart from runq", required=True),
-    Probe("fork", "threads", (), ("sched_process_fork",), "2.6.23", "new threads", required=True),
-    Probe(
-        "thread-exit",
-        "threads",
-        (),
-        ("sched_process_exit",),
-        "2.6.23",
-        "ended threads",
-        required=True,
-    ),
-    Probe(
-        "exec", "threads", (), ("sched_process_exec",), "3.4", "threads that exec", required=True
-    ),
-    Probe("rename", "threads", (), ("task_rename",), "3.4", "later names of threads"),
-    Probe(
+class Function(NamedTuple):
+    """A kernel function, traced at its entry, at its return, or both."""
+
+    name: str
+    """The symbol, or the macro of a system call's entry (see ``system_call_symbol``)."""
+    phase: str
+    since: str
+    """The first supported kernel in which it can be attached."""
+    without: str
+    stand_in: tuple[str, ...] = ()
+    """The tracepoints that give the same less exactly; all of them are needed."""
+    at_entry: bool = True
+    at_return: bool = True
+
+
+def system_call_symbol(name: str, machine: str | None = None) -> str:
+    """Return the symbol of a system call's entry, such as ``__x64_sys_select``.
+
+    arch/x86/include/asm/syscall_wrapper.h, arch/arm64/include/asm/syscall_wrapper.h.
+    """
+    prefix = {"x86_64": "x64", "aarch64": "arm64"}[machine or platform.machine()]
+    return f"__{prefix}_sys_{name}"
+
+
+TRACEPOINTS: tuple[Tracepoint, ...] = (
+    Tracepoint("sys_enter", "call", "2.6.33", "every call", required=True),
+    Tracepoint("sys_exit", "call", "2.6.33", "every call", required=True),
+    Tracepoint("sched_switch", "sleep", "2.6.23", "sleep and runq", required=True),
+    Tracepoint("sched_waking", "runq", "4.3", "sleep apart from runq", required=True),
+    Tracepoint("sched_process_fork", "threads", "2.6.23", "new threads", required=True),
+    Tracepoint("sched_process_exit", "threads", "2.6.23", "ended threads", required=True),
+    Tracepoint("sched_process_exec", "threads", "3.4", "threads that exec", required=True),
+    Tracepoint("task_rename", "threads", "3.4", "later names of threads"),
+    Tracepoint("inet_sock_set_state", "deliveries", "4.16", "the end of a socket", required=True),
+    Tracepoint("skb_copy_datagram_iovec", "copy", "2.6.32", "copy: overhead contains it"),
+    Tracepoint("tcp_rcv_space_adjust", "copy", "4.17", "copy: overhead contains it"),
+    Tracepoint("sk_data_ready", "deliveries", "6.3", "when data became ready"),
+)
+
+FUNCTIONS: tuple[Function, ...] = (
+    Function(
+        "skb_copy_datagram_iter",
         "copy",
-        "copy",
-        (),
-        ("skb_copy_datagram_iovec", "tcp_rcv_space_adjust"),
-        "4.17",
-        "copy: it is then contained in overhead",
+        "5.10",
+        "the exact end of a copy; of UDP and unix sockets any copy",
+        stand_in=("skb_copy_datagram_iovec", "tcp_rcv_space_adjust"),
     ),
-    Probe(
-        "ready",
-        "deliveries",
-        (),
-        ("sk_data_ready",),
-        "6.3",
-        "the moment at which data became ready",
+    Function(
+        "sock_def_readable",
+        "notify",
+        "5.10",
+        "what telling the receiver cost",
+        stand_in=("sk_data_ready",),
     ),
-    Probe(
-        "close",
-        "deliveries",
-        (),
-        ("inet_sock_set_state",),
-        "4.16",
-        "when a socket is gone",
-        required=True,
-    ),
+    Function("ep_poll_callback", "notify", "5.10", "how much of that was epoll's callback"),
+    Function("pollwake", "notify", "5.10", "how much of that was select's and poll's callback"),
+    Function("SYS_SELECT", "call", "5.10", "how often select was called", at_return=False),
+    Function("SYS_PSELECT6", "call", "5.10", "how often pselect6 was called", at_return=False),
+    Function("core_sys_select", "check", "5.10", "check of select apart from entry and exit"),
+    Function("do_select", "check", "5.10", "the scan apart from copying the sets"),
+    Function("do_sys_poll", "check", "5.10", "check of poll apart from entry and exit"),
+    Function("do_epoll_wait", "check", "5.10", "check of epoll apart from entry and exit"),
+    Function("ep_send_events", "check", "6.18", "moving the ready list apart from the rest"),
+    Function("sk_wait_data", "check", "5.10", "hanging on a socket's wait queue"),
+    Function("tcp_recvmsg", "function", "5.10", "the time inside TCP's receive"),
+    Function("udp_recvmsg", "function", "5.10", "the time inside UDP's receive"),
+    Function("udpv6_recvmsg", "function", "5.10", "the time inside UDP's receive over IPv6"),
+    Function("unix_stream_recvmsg", "function", "5.10", "the time inside a stream's receive"),
+    Function("unix_dgram_recvmsg", "function", "5.10", "the time inside a datagram's receive"),
+    Function("__skb_recv_udp", "copy", "5.10", "copies of small datagrams", at_entry=False),
+    Function("skb_consume_udp", "copy", "5.10", "copies of small datagrams", at_return=False),
 )

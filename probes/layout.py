@@ -15,6 +15,7 @@ __all__ = (
     "FLAGS",
     "KINDS",
     "NAME",
+    "NOTIFIER_NAMES",
     "RECORD_SIZE",
     "SOCKET",
     "THREAD",
@@ -54,6 +55,10 @@ FLAGS = {
 CONTEXT_NAMES = ("process", "iou-wrk", "iou-sqp", "task-work", "aio")
 """Who did the work of a call; the index is the record's ``context``."""
 
+NOTIFIER_NAMES = ("none", "ep_poll_callback", "pollwake")
+"""The callback that told the receiver; the index is the record's ``notifier``. With ``none`` a
+thread that slept in a receive was woken, or nobody waited."""
+
 WAKER_NAMES = ("process", "softirq", "ksoftirqd", "worker", "self")
 """Where the data became ready; the index is the record's ``waker``."""
 
@@ -67,7 +72,7 @@ _HEAD: tuple[Field, ...] = (
     ("flags", "u8"),
     ("cpu", "u16"),
     ("waker", "u8"),
-    ("role", "u8"),
+    ("notifier", "u8"),
 )
 
 _CALL: tuple[Field, ...] = (
@@ -88,10 +93,12 @@ _CALL: tuple[Field, ...] = (
     ("delivered", "u32"),
     ("notify", "u32"),
     ("check_copy", "u32"),
-    ("reserved", "u32"),
+    ("callback", "u32"),
+    ("function", "u64"),
 )
 
 _THREAD: tuple[Field, ...] = (
+    ("role", "u64"),
     ("wall", "u64"),
     ("user", "u64"),
     ("sleep", "u64"),
@@ -179,6 +186,9 @@ def c_definitions() -> str:
     constants += [
         f"#define CONTEXT_{name.upper().replace('-', '_')} {index}"
         for index, name in enumerate(CONTEXT_NAMES)
+    ]
+    constants += [
+        f"#define NOTIFIER_{name.upper()} {index}" for index, name in enumerate(NOTIFIER_NAMES)
     ]
     constants += [f"#define WAKER_{name.upper()} {index}" for index, name in enumerate(WAKER_NAMES)]
     structs = [_c_struct(name, body) for name, body in _BODIES.items()]

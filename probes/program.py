@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
-from probes import calls, layout
-from probes.catalogue import PROBES, Probe
+from probes import btf, calls, layout, syscall
+from probes.attachment import Attached, attach
+from probes.compiler import compile_program, load_function
 from probes.errors import ProbeError
+from probes.plan import BACKENDS, Backend, Plan, make_plan
 
-if TYPE_CHECKING:
-    from bcc import BPF
-
-__all__ = ("Attached", "Counters", "OpenThread", "Program")
+__all__ = ("RING_BYTES", "Counters", "OpenThread", "Program")
 
 _SOURCES = (
     "state",
@@ -28,32 +26,22 @@ _SOURCES = (
     "calls",
     "ready",
     "threads",
+    "functions",
 )
 """The files of ``bpf/``, in the order in which they build on each other."""
 
 THREAD_SLOTS = 16_384
-"""Threads traced at one time: 5 MiB of kernel memory."""
+"""Threads traced at one time: 8 MiB of kernel memory."""
 SOCKET_SLOTS = 16_384
-"""Sockets watched at one time: 13 MiB of kernel memory."""
+"""Sockets watched at one time: 17 MiB of kernel memory."""
 RING_BYTES = 16 << 20
 """Half a second of records at 200,000 calls/s; the reader comes a hundred times a second."""
 
 _STAGE_OPENING, _STAGE_RUNNING, _STAGE_STOPPED = range(3)
 _MODE_USER, _MODE_OTHER_CALL, _MODE_CALL = range(3)
 _COUNT_LOST, _COUNT_EMBEDDED = 8, 16
-_COUNT_MERGED, _COUNT_THREADS_UNTRACED, _COUNT_SOCKETS_UNTRACED = 17, 18, 19
+_COUNT_MERGED, _COUNT_THREADS_UNTRACED, _COUNT_SOCKETS_UNTRACED, _COUNT_HITS = 17, 18, 19, 20
 """The enumerations of ``state.bpf.c``."""
-
-_BPF_PROG_TEST_RUN = 10
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
-
-
-class Attached(NamedTuple):
-    """How a probe was attached: ``backend`` is None where it was not, and ``detail`` says why."""
-
-    probe: Probe
-    backend: str | None
-    detail: str
 
 
 class Counters(NamedTuple):
@@ -65,6 +53,8 @@ class Counters(NamedTuple):
     merged: int
     threads_untraced: int
     sockets_untraced: int
+    hits: dict[str, int]
+    """How often each function probe met a traced thread or socket."""
 
 
 class OpenThread(NamedTuple):
@@ -84,82 +74,59 @@ class OpenThread(NamedTuple):
     asleep: bool = False
 
 
-class _TestRun(ctypes.Structure):
-    """``union bpf_attr``, the part for BPF_PROG_TEST_RUN (include/uapi/linux/bpf.h)."""
-
-    _fields_ = (
-        ("prog_fd", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("data_in", ctypes.c_uint64),
-        ("data_out", ctypes.c_uint64),
-        ("repeat", ctypes.c_uint32),
-        ("duration", ctypes.c_uint32),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_uint64),
-        ("ctx_out", ctypes.c_uint64),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
 def _test_run(program_fd: int, *arguments: int) -> int:
-    """Run a raw-tracepoint program once with ``arguments`` as context; return its result."""
-    context = (ctypes.c_uint64 * len(arguments))(*(value & (2**64 - 1) for value in arguments))
-    attr = _TestRun(
-        prog_fd=program_fd, ctx_size_in=ctypes.sizeof(context), ctx_in=ctypes.addressof(context)
-    )
-    number = _SYS_BPF[platform.machine()]
-    if _libc.syscall(number, _BPF_PROG_TEST_RUN, ctypes.byref(attr), ctypes.sizeof(attr)) < 0:
-        error = ctypes.get_errno()
-        raise ProbeError(f"a BPF program could not be run: {os.strerror(error)}")
-    return int(attr.retval)
-
-
-def _source() -> str:
-    return "\n".join(f'#include "{name}.bpf.c"' for name in _SOURCES)
+    try:
+        return syscall.test_run(program_fd, *arguments)
+    except OSError as error:
+        raise ProbeError(f"a BPF program could not be run: {error.strerror}") from error
 
 
 class Program:
     """The probes of one recording, attached while the object is open."""
 
-    def __init__(self, *, ring_bytes: int = RING_BYTES) -> None:
-        """Compile and load. ``ring_bytes`` is a power of two, at least a page.
+    def __init__(self, plan: Plan | None = None, *, ring_bytes: int = RING_BYTES) -> None:
+        """Compile and load for a plan (default: the best that this host allows).
 
-        Raises ``ProbeError`` if the host has no BTF, or refuses a program that is required.
+        ``ring_bytes`` is a power of two, at least a page. Raises ``ProbeError`` if the host has no
+        BTF, or refuses a program that is required.
         """
+        self.plan = plan or make_plan()
         self.ring_bytes = ring_bytes
         self.attached: list[Attached] = []
+        self._functions = [step for step in self.plan.steps if step.backends != ("tracepoint",)]
         self._bpf = self._compile()
         self._open_thread = self._load("open_thread")
         self._close_thread = self._load("close_thread")
         self._fill_free_slots()
 
-    def _compile(self) -> BPF:
-        from probes import btf
-        from probes.compiler import compile_program
-
-        state_field = "__state" if btf.load().member("task_struct", "__state") else "state"
+    def _compile(self) -> Any:
         flags = [
             f"-DTHREAD_SLOTS={THREAD_SLOTS}",
             f"-DSOCKET_SLOTS={SOCKET_SLOTS}",
             f"-DRING_PAGES={self.ring_bytes // os.sysconf('SC_PAGE_SIZE')}",
             f"-DRECORD_SIZE={layout.RECORD_SIZE}",
-            f"-DTASK_STATE_FIELD={state_field}",
+            f"-DTASK_STATE_FIELD={_task_state_field()}",
             *calls.number_defines(),
+            *self._function_defines(),
         ]
-        return compile_program(_source(), cflags=flags, prelude=layout.c_definitions())
+        source = "\n".join(f'#include "{name}.bpf.c"' for name in _SOURCES)
+        return compile_program(source, cflags=flags, prelude=layout.c_definitions())
+
+    def _function_defines(self) -> list[str]:
+        """Tell the C which backends to compile for, and of each function where its result is."""
+        flags = [f"-DFUNCTION_PROBES={len(self._functions)}"]
+        tried = {backend for step in self._functions for backend in step.backends}
+        flags += [f"-DTRY_{backend.upper()}" for backend in sorted(tried)]
+        for index, step in enumerate(self._functions):
+            prototype = btf.load().function(step.symbol) if step.backends else None
+            slot = prototype.return_slot if prototype else 0
+            flags += [f"-DHITS_{step.symbol}={index}", f"-DPARAMETERS_{step.symbol}={slot}"]
+            if step.probe.name != step.symbol:
+                flags.append(f"-D{step.probe.name}={step.symbol}")
+        return flags
 
     def _load(self, function: str) -> int:
         from bcc import BPF
-
-        from probes.compiler import load_function
 
         return int(load_function(self._bpf, function, BPF.RAW_TRACEPOINT).fd)
 
@@ -172,20 +139,15 @@ class Program:
             lib.bpf_update_elem(stack.map_fd, None, ctypes.byref(slot), 0)
 
     def attach(self) -> None:
-        """Attach every probe of the catalogue that this host allows."""
+        """Attach what the plan says; raise ``ProbeError`` when a required probe is refused."""
         self._set_stage(_STAGE_OPENING)
-        for probe in PROBES:
-            self.attached.append(self._attach(probe))
+        self.attached = attach(self._bpf, self.plan)
 
-    def _attach(self, probe: Probe) -> Attached:
-        try:
-            for tracepoint in probe.tracepoints:
-                self._bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=f"on_{tracepoint}")
-        except Exception as error:  # BCC raises Exception itself
-            if probe.required:
-                raise ProbeError(f"tracepoint {probe.tracepoints[0]}: {error}") from error
-            return Attached(probe, None, str(error))
-        return Attached(probe, "tracepoint", "")
+    @property
+    def backend(self) -> Backend:
+        """The best backend that attached a probe."""
+        used = {probe.backend for probe in self.attached}
+        return next((backend for backend in BACKENDS if backend in used), "tracepoint")
 
     def open_thread(self, thread: OpenThread) -> bool:
         """Begin to trace a thread; False if there is no room for it, or it is traced already."""
@@ -237,9 +199,8 @@ class Program:
 
     def counters(self) -> Counters:
         """Return what was counted since the program was loaded."""
-        values = [
-            sum(self._bpf["counters"][ctypes.c_int(i)]) for i in range(_COUNT_SOCKETS_UNTRACED + 1)
-        ]
+        size = _COUNT_HITS + len(self._functions)
+        values = [sum(self._bpf["counters"][ctypes.c_int(i)]) for i in range(size)]
         return Counters(
             {name: values[kind] for name, kind in layout.KINDS.items()},
             {name: values[_COUNT_LOST + kind] for name, kind in layout.KINDS.items()},
@@ -247,6 +208,7 @@ class Program:
             values[_COUNT_MERGED],
             values[_COUNT_THREADS_UNTRACED],
             values[_COUNT_SOCKETS_UNTRACED],
+            {step.symbol: values[_COUNT_HITS + i] for i, step in enumerate(self._functions)},
         )
 
     @property
@@ -260,6 +222,11 @@ class Program:
 
     def _set_stage(self, stage: int) -> None:
         self._bpf["stages"][ctypes.c_int(0)] = ctypes.c_uint32(stage)
+
+
+def _task_state_field() -> str:
+    """Return the name of the member that was ``state`` before v5.14 (2f064a59a11f)."""
+    return "__state" if btf.load().member("task_struct", "__state") else "state"
 
 
 def _visit_every_cpu() -> None:

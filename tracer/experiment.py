@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from probes.plan import Backend
 from servers.load import Load, LoadError, LoadOptions, Result
 from servers.models import Model
 from tracer import progress
@@ -41,6 +42,7 @@ def run_model(
     attached: Callable[[], object],
     server_arguments: Sequence[str] = (),
     force: bool = False,
+    backend: Backend | None = None,
 ) -> Outcome:
     """Run the server of ``model`` under load, traced, and leave its trace in ``output``.
 
@@ -50,7 +52,9 @@ def run_model(
     """
     options = replace(options, suffix="_SB" if model.name == "selectors" else options.suffix)
     with contextlib.ExitStack() as stack:
-        session = stack.enter_context(Session(output, model=model.name, force=force))
+        session = stack.enter_context(
+            Session(output, model=model.name, force=force, backend=backend)
+        )
         attached()
         server = stack.enter_context(ReferenceServer(model, server_arguments))
         try:

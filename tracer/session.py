@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from probes.calls import CALLS
 from probes.errors import ProbeError
 from probes.layout import RECORD_SIZE
+from probes.plan import Backend, make_plan
 from probes.program import RING_BYTES, Program
 from tracer import processes
 from tracer.errors import USAGE, IophaseError
@@ -48,6 +49,7 @@ class Session:
         command: list[str] | None = None,
         force: bool = False,
         ring_bytes: int = RING_BYTES,
+        backend: Backend | None = None,
     ) -> None:
         """Create the trace directory and attach the probes; nothing is traced yet.
 
@@ -59,8 +61,12 @@ class Session:
         self._stopped = False
         with contextlib.ExitStack() as stack:
             stack.callback(self._discard)
-            self._program = _attach(ring_bytes, stack)
-            self._info = replace(self._info, probes=_probe_states(self._program))
+            self._program = _attach(ring_bytes, backend, stack)
+            self._info = replace(
+                self._info,
+                backend=self._program.backend,
+                probes=_probe_states(self._program, None),
+            )
             ring = RingReader(self._program.ring_fd, ring_bytes, RECORD_SIZE)
             stack.callback(ring.close)
             self._drain = Drain(ring, self._directory.spool.append)
@@ -169,12 +175,13 @@ class Session:
             emitted=_counts(counters.emitted, counters.embedded),
             lost=_counts(counters.lost, 0),
             merged=counters.merged,
+            probes=_probe_states(self._program, counters),
         )
 
 
-def _attach(ring_bytes: int, stack: contextlib.ExitStack) -> Program:
+def _attach(ring_bytes: int, backend: Backend | None, stack: contextlib.ExitStack) -> Program:
     try:
-        program = Program(ring_bytes=ring_bytes)
+        program = Program(make_plan(backend), ring_bytes=ring_bytes)
         stack.callback(program.close)
         program.attach()
     except ProbeError as error:
@@ -196,10 +203,17 @@ def _new_info(model: str | None, command: list[str] | None) -> TraceInfo:
     )
 
 
-def _probe_states(program: Program) -> list[ProbeState]:
+def _probe_states(program: Program, counters: Counters | None) -> list[ProbeState]:
+    hits = counters.hits if counters is not None else {}
     return [
-        ProbeState(name=probe.name, phase=probe.phase, attached=backend, detail=detail or None)
-        for probe, backend, detail in program.attached
+        ProbeState(
+            name=probe.symbol,
+            phase=probe.phase,
+            attached=probe.backend,
+            detail=probe.detail or None,
+            hits=hits.get(probe.symbol) if probe.backend in ("fentry", "kprobe") else None,
+        )
+        for probe in program.attached
     ]
 
 

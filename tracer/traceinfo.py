@@ -37,6 +37,8 @@ class ProbeState(TypedDict):
     """The backend that attached it; None when it is not attached."""
     detail: str | None
     """Why it is not attached."""
+    hits: int | None
+    """Function probes: how often the probe met a traced thread or socket."""
 
 
 class Counts(TypedDict):

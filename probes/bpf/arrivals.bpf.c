@@ -37,6 +37,8 @@ static __always_inline void push_arrival(struct socket_state *s, u64 now, u32 en
     a->ready = now;
     a->end = end;
     a->notify = 0;
+    a->callback = 0;
+    a->notifier = NOTIFIER_NONE;
     a->flags = 0;
     a->waker = current_waker();
     s->last_end = end;
@@ -61,18 +63,17 @@ static __always_inline struct socket_state *watched_socket(struct sock *sk)
     return watch_socket(sk);
 }
 
-static __always_inline void on_data_ready(struct sock *sk)
+/* Returns the state of the socket if data has arrived on it, and NULL if nothing that is watched has. */
+static __always_inline struct socket_state *on_data_ready(struct sock *sk)
 {
     struct socket_state *s = watched_socket(sk);
     if (!s)
-        return;
-    if (!s->stream) {
-        push_arrival(s, bpf_ktime_get_ns(), s->last_end + 1);
-        return;
-    }
-    u32 end = received_end(sk);
-    if ((s32)(end - s->last_end) > 0) /* not a bare FIN, nor a listener's connection */
-        push_arrival(s, bpf_ktime_get_ns(), end);
+        return NULL;
+    u32 end = s->stream ? received_end(sk) : s->last_end + 1;
+    if ((s32)(end - s->last_end) <= 0) /* a bare FIN, or a listener's new connection */
+        return NULL;
+    push_arrival(s, bpf_ktime_get_ns(), end);
+    return s;
 }
 
 /* When did the thread learn of the data that its call has just taken? */
@@ -124,6 +125,8 @@ static __always_inline void take_arrival(struct thread_state *t, struct socket_s
         r->copied = t->copied_at ? t->copied_at : now;
         r->delivered = s->stream ? a->end - s->taken_end : received;
         r->notify = a->notify;
+        r->callback = a->callback;
+        r->notifier = a->notifier;
         r->waker = a->waker;
     }
     s->taken_end = a->end;

@@ -41,8 +41,10 @@ static __always_inline void split(struct thread_state *t, u64 now, s64 result, s
         p->spin = on_cpu - p->copy;
     else if (is_wait(t->call) && result == 0 && t->call_sleep == 0)
         p->spin = on_cpu;
-    else if (!is_wait(t->call))
-        p->overhead = on_cpu - p->copy;
+    else if (!is_wait(t->call)) /* hanging on the socket's wait queue is asking, too */
+        p->overhead = on_cpu - p->copy - t->waiting.on_cpu;
+    else if (t->function.elapsed)
+        p->overhead = on_cpu - t->function.on_cpu;
     p->check = on_cpu - p->spin - p->copy - p->overhead;
 }
 
@@ -76,6 +78,12 @@ static __always_inline void fill_call(struct call_record *r, struct thread_state
     r->runq = t->call_runq;
     r->spin = p->spin;
     r->check = p->check;
+    r->function = t->function.elapsed;
+    if (t->scan.elapsed && t->function.elapsed) {
+        r->flags |= FLAG_CHECK_SPLIT;
+        /* do_select scans, and the copying is around it; ep_send_events is the copying itself */
+        r->check_copy = t->call <= CALL_pselect6 ? t->function.on_cpu - t->scan.on_cpu : t->scan.on_cpu;
+    }
     r->copy = p->copy;
     r->fd = t->fd;
     r->nfds = t->nfds;
@@ -161,6 +169,10 @@ static __always_inline void begin_call(struct thread_state *t, u8 call, u64 now)
     t->call_copy = 0;
     t->copy_at = 0;
     t->copied_at = 0;
+    __builtin_memset(&t->function, 0, sizeof(t->function));
+    __builtin_memset(&t->waiting, 0, sizeof(t->waiting));
+    __builtin_memset(&t->scan, 0, sizeof(t->scan));
+    t->datagram_at = 0;
     t->sock = 0;
     t->socket = 0;
     t->fd = -1;

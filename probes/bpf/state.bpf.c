@@ -13,6 +13,14 @@
 
 enum mode { MODE_USER, MODE_OTHER_CALL, MODE_CALL };
 
+/* A part of a call, seen by function probes; it may come several times in a call. */
+struct span {
+    u64 at;      /* when it began; 0: it is over */
+    u64 off;     /* off-CPU time of the call when it began */
+    u64 elapsed; /* so far */
+    u64 on_cpu;  /* of that */
+};
+
 struct thread_state {
     u32 pid;
     u32 tid; /* 0: the slot is free */
@@ -45,6 +53,10 @@ struct thread_state {
     u64 copy_at;     /* when the copy in progress began; 0: none */
     u64 copy_off;    /* off-CPU time of the call when it began */
     u64 copied_at;   /* end of the last copy */
+    struct span function; /* the kernel function that does the work of the call */
+    struct span waiting;  /* sk_wait_data */
+    struct span scan;     /* of a select: do_select; of an epoll_wait: ep_send_events */
+    u64 datagram_at;      /* when UDP found a datagram */
     u64 sock;        /* struct sock * */
     u64 socket;      /* inode number */
     u64 vector;      /* recvmmsg: the struct mmsghdr array in user space */
@@ -63,7 +75,9 @@ struct thread_state {
 struct arrival {
     u64 ready;
     u32 end;
-    u32 notify;
+    u32 notify;   /* ns that telling the receiver took; valid with FLAG_NOTIFY_KNOWN */
+    u32 callback; /* of that, in the wake-up callback */
+    u8 notifier;  /* which callback that was */
     u8 waker;
     u8 flags;
 };
@@ -90,7 +104,8 @@ enum counter {
     COUNT_MERGED,
     COUNT_THREADS_UNTRACED,
     COUNT_SOCKETS_UNTRACED,
-    COUNTERS,
+    COUNT_HITS, /* + index of the function probe: how often it saw a traced thread or socket */
+    COUNTERS = COUNT_HITS + FUNCTION_PROBES,
 };
 
 enum stage { STAGE_OPENING, STAGE_RUNNING, STAGE_STOPPED };

@@ -45,6 +45,8 @@ class Record:
         add("-d", "--duration", type=float, metavar="S", help="stop after so many seconds")
         add("-o", "--output", type=Path, metavar="DIR", help="where (default: traces/record-TIME)")
         add("--force", action="store_true", help="replace the trace that is there")
+        add("--backend", choices=("fentry", "kprobe", "tracepoint"),
+            help="attach functions this way only (default: the best that works)")  # fmt: skip
         add("--strict", action="store_true", help="exit with 3 when records were lost")
         add("--ring", type=_ring_bytes, metavar="MIB", help="ring buffer (a power of two; 16)")
         add("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="start and trace it")
@@ -66,6 +68,7 @@ class Record:
                     command=command or None,
                     force=args.force,
                     ring_bytes=args.ring or RING_BYTES,
+                    backend=args.backend,
                 )
             )
             launched = Launched(command) if command else None

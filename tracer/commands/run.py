@@ -54,6 +54,8 @@ class Run:
         add("--rate", type=float, metavar="R", help="messages/s (default: as fast as they answer)")
         add("--work", type=int, default=0, metavar="MICROSECONDS",
             help="CPU time that the server burns on each message")  # fmt: skip
+        add("--backend", choices=("fentry", "kprobe", "tracepoint"),
+            help="attach functions this way only (default: the best that works)")  # fmt: skip
         add("--strict", action="store_true", help="exit with 3 when records were lost")
         add("--json", action="store_true", help="print the numbers as JSON")
 
@@ -117,6 +119,7 @@ def _run_all(
                     attached=privileges.drop,
                     server_arguments=server_arguments,
                     force=args.force,
+                    backend=args.backend,
                 )
             except IophaseError as error:
                 if error.exit_code == USAGE:

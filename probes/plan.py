@@ -1,0 +1,102 @@
+"""Which probe is attached by which backend: found by trying; a value to print and compare."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from probes import btf, syscall
+from probes.catalogue import FUNCTIONS, TRACEPOINTS, Function, Tracepoint, system_call_symbol
+from probes.errors import ProbeError
+
+__all__ = ("BACKENDS", "Backend", "Plan", "Step", "make_plan", "refusals", "symbol_of")
+
+Backend = Literal["fentry", "kprobe", "tracepoint"]
+
+BACKENDS: tuple[Backend, ...] = ("fentry", "kprobe", "tracepoint")
+"""Best first."""
+
+_KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
+_TRIAL_FUNCTION = "tcp_recvmsg"
+"""A function of every kernel with TCP, to try whether fentry is allowed at all."""
+
+
+class Step(NamedTuple):
+    """One probe of a plan: the backends to try in turn, and why those before them are not."""
+
+    probe: Tracepoint | Function
+    symbol: str
+    backends: tuple[Backend, ...]
+    detail: str
+
+
+class Plan(NamedTuple):
+    """What would be attached, probe by probe."""
+
+    steps: tuple[Step, ...]
+    refused: dict[Backend, str]
+    """Backends that this host refuses altogether, with its reason."""
+
+    @property
+    def best(self) -> Backend:
+        """The best backend that any probe will try."""
+        tried = {step.backends[0] for step in self.steps if step.backends}
+        return next((backend for backend in BACKENDS if backend in tried), "tracepoint")
+
+
+def symbol_of(function: Function) -> str:
+    """Return the symbol that a function probe is attached to on this machine."""
+    if function.name.startswith("SYS_"):
+        return system_call_symbol(function.name.removeprefix("SYS_").lower())
+    return function.name
+
+
+def refusals() -> dict[Backend, str]:
+    """Try what this host allows; return the reason for each backend that it refuses."""
+    refused: dict[Backend, str] = {}
+    if (reason := _fentry_refusal()) is not None:
+        refused["fentry"] = reason
+    if not _KPROBE_TYPE.exists():
+        refused["kprobe"] = "this kernel is built without kprobes"
+    return refused
+
+
+def _fentry_refusal() -> str | None:
+    """Load a program that does nothing; return why the kernel does not take it."""
+    found = btf.load().find(btf.Kind.FUNC, _TRIAL_FUNCTION)
+    if not found:
+        return f"BTF does not describe {_TRIAL_FUNCTION}"
+    try:
+        os.close(syscall.load_fentry(found[0]))
+    except OSError as error:
+        return f"refused by this kernel: {error.strerror}"
+    return None
+
+
+def make_plan(force: Backend | None = None) -> Plan:
+    """Return the attach plan of this host; ``force`` allows one backend for functions.
+
+    Raises ``ProbeError`` when the forced backend is refused, and names the one that would do.
+    """
+    refused = refusals()
+    allowed = [backend for backend in BACKENDS[:2] if backend not in refused]
+    if force == "tracepoint":
+        allowed = []
+    elif force is not None:
+        if force in refused:
+            usable = allowed[0] if allowed else "tracepoint"
+            raise ProbeError(f"{force}: {refused[force]}; use --backend {usable}")
+        allowed = [force]
+    functions = [_function_step(function, allowed) for function in FUNCTIONS]
+    tracepoints = [Step(point, point.name, ("tracepoint",), "") for point in TRACEPOINTS]
+    return Plan((*tracepoints, *functions), refused)
+
+
+def _function_step(function: Function, allowed: list[Backend]) -> Step:
+    symbol = symbol_of(function)
+    if not allowed:
+        return Step(function, symbol, (), "no function can be attached")
+    if not btf.load().has_function(symbol):
+        return Step(function, symbol, (), "this kernel has no such function")
+    return Step(function, symbol, tuple(allowed), "")

@@ -1,0 +1,109 @@
+"""The bpf(2) commands that BCC does not offer: running a program once, and loading a trial."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+__all__ = ("load_fentry", "test_run")
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+_PROG_LOAD = 5
+_PROG_TEST_RUN = 10
+_TYPE_TRACING = 26
+_ATTACH_FENTRY = 24
+_RETURN_ZERO = bytes((0xB7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))
+"""BPF_MOV64_IMM(r0, 0); BPF_EXIT."""
+
+
+class _Load(ctypes.Structure):
+    """``union bpf_attr``, the part for BPF_PROG_LOAD (include/uapi/linux/bpf.h)."""
+
+    _fields_ = (
+        ("prog_type", ctypes.c_uint32),
+        ("insn_cnt", ctypes.c_uint32),
+        ("insns", ctypes.c_uint64),
+        ("license", ctypes.c_uint64),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_uint64),
+        ("kern_version", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_name", ctypes.c_char * 16),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("expected_attach_type", ctypes.c_uint32),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("func_info", ctypes.c_uint64),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_uint64),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+    )
+
+
+class _TestRun(ctypes.Structure):
+    """``union bpf_attr``, the part for BPF_PROG_TEST_RUN."""
+
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("data_in", ctypes.c_uint64),
+        ("data_out", ctypes.c_uint64),
+        ("repeat", ctypes.c_uint32),
+        ("duration", ctypes.c_uint32),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_uint64),
+        ("ctx_out", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _bpf(command: int, attr: ctypes.Structure) -> int:
+    number = _SYS_BPF[platform.machine()]
+    result = int(_libc.syscall(number, command, ctypes.byref(attr), ctypes.sizeof(attr)))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def test_run(program_fd: int, *arguments: int) -> int:
+    """Run a raw-tracepoint program once with ``arguments`` as context; return its result.
+
+    Raises ``OSError``. Since v5.10 (1b4d60ec162f).
+    """
+    context = (ctypes.c_uint64 * len(arguments))(*(value & (2**64 - 1) for value in arguments))
+    attr = _TestRun(
+        prog_fd=program_fd, ctx_size_in=ctypes.sizeof(context), ctx_in=ctypes.addressof(context)
+    )
+    _bpf(_PROG_TEST_RUN, attr)
+    return int(attr.retval)
+
+
+def load_fentry(function_id: int) -> int:
+    """Load a program for the entry of a function of the kernel's BTF that does nothing.
+
+    Returns its descriptor; raises ``OSError`` with the kernel's reason to refuse.
+    """
+    code = ctypes.create_string_buffer(_RETURN_ZERO, len(_RETURN_ZERO))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attr = _Load(
+        prog_type=_TYPE_TRACING,
+        insn_cnt=len(_RETURN_ZERO) // 8,
+        insns=ctypes.addressof(code),
+        license=ctypes.addressof(licence),
+        expected_attach_type=_ATTACH_FENTRY,
+        attach_btf_id=function_id,
+    )
+    return _bpf(_PROG_LOAD, attr)
