@@ -107,7 +107,6 @@ def summarise(traces: Iterable[Trace], families: Mapping[str, str] | None = None
     """
     rows = [_row(trace, (families or {}).get(trace.model or "")) for trace in traces]
     frame = pd.DataFrame(rows)
-    optional = [*SHARES, "wait", "requests_per_s", "cpu_per_request_ns", "calls_per_request"]
-    return frame.astype(
-        dict.fromkeys([*optional, "delivery_p50_ns", "delivery_p99_ns", "lost"], "float64")
-    )
+    figures = [*SHARES, "wait", "requests_per_s", "cpu_per_request_ns", "calls_per_request"]
+    types = dict.fromkeys([*figures, "delivery_p50_ns", "delivery_p99_ns"], "float64")
+    return frame.astype(types | dict.fromkeys(["emitted", "lost"], "Int64"))

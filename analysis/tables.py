@@ -76,13 +76,14 @@ def labels(summary: pd.DataFrame) -> list[str]:
 
 
 def _cell(column: Column, row: Mapping[Any, Any]) -> Text:
-    text = column.text(row[column.source])
+    value = row[column.source]
+    text = column.text(None if value is pd.NA else value)
     style = column.style
     if column.source in row["below_resolution"]:
         text, style = f"{BELOW_RESOLUTION}{text}", f"{style} dim"
     if column.source == "requests_per_s" and row["counted_by"] != "load":
         text += COUNTED_HERE
-    if column.source == "lost" and row["lost"] > 0:
+    if column.source == "lost" and row["lost"] is not pd.NA and row["lost"]:
         style = "bold red"
     return Text(text, style=style.strip())
 
