@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.layout import CONTEXT_NAMES, FLAGS, KINDS, WAKER_NAMES
+from probes.layout import CONTEXT_NAMES, FLAGS, KINDS, NOTIFIER_NAMES, WAKER_NAMES
 from tracer.addresses import families, printed_addresses, protocols
 from tracer.csvfiles import quoted
 from tracer.ring import Records
@@ -39,10 +39,11 @@ CALLS_COLUMNS = (
     "ts_ns", "duration_ns", "cpu", "pid", "tid", "comm", "context", "call", "fd", "socket", "nfds",
     "ready", "result", "bytes",
     "sleep_ns", "runq_ns", "spin_ns", "check_ns", "copy_ns", "overhead_ns",
+    "check_copy_ns", "function_ns",
 )  # fmt: skip
 DELIVERIES_COLUMNS = (
     "socket", "fd", "pid", "tid", "ready_ns", "noticed_ns", "copied_ns", "bytes", "notify_ns",
-    "waker_context",
+    "waker_context", "notifier", "callback_ns",
 )  # fmt: skip
 THREADS_COLUMNS = (
     "pid", "tid", "comm", "role", "model", "wall_ns", "user_ns",
@@ -184,6 +185,8 @@ def calls_table(records: Records, names: Names, calls: Sequence[CallName]) -> pa
         *(_integers(records[phase]) for phase in ("sleep", "runq", "spin", "check")),
         _integers(records["copy"], _flagged(records, "COPY_UNKNOWN")),
         _integers(overhead(records)),
+        _integers(records["check_copy"], ~_flagged(records, "CHECK_SPLIT")),
+        _integers(records["function"], records["function"] == 0),
     ]
     return _table(CALLS_COLUMNS, arrays)
 
@@ -202,6 +205,8 @@ def deliveries_table(records: Records) -> pa.Table:
         _integers(records["delivered"], _flagged(records, "BYTES_UNKNOWN")),
         _integers(records["notify"], ~_flagged(records, "NOTIFY_KNOWN")),
         _named(records["waker"], WAKER_NAMES, ready_unknown),
+        _named(records["notifier"], NOTIFIER_NAMES, ~_flagged(records, "NOTIFY_KNOWN")),
+        _integers(records["callback"], ~_flagged(records, "NOTIFY_KNOWN")),
     ]
     return _table(DELIVERIES_COLUMNS, arrays)
 
