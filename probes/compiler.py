@@ -61,8 +61,9 @@ def compile_program(
     text = expand(source)
     if prelude:
         text = f'#line 1 "prelude"\n{prelude}\n{text}'
-    defined = [flag.partition("=")[2] for flag in cflags if flag.startswith("-D")]
-    types = header.generate(btf.load(), "\n".join([text, *defined]), roots)
+    macros = [flag[2:].replace("=", " ", 1) for flag in cflags if flag.startswith("-D")]
+    defined = "".join(f"#define {macro}\n" for macro in macros)
+    types = header.generate(btf.load(), defined + text, roots)
     with _process, _shim_environment(), _private_file(types) as path:
         flags = ["-include", path, *cflags, "-Wno-everything"]
         failure = f"{name} cannot be built"

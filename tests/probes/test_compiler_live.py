@@ -371,6 +371,14 @@ def test_types_named_only_in_an_included_file_or_a_macro_are_found(tmp_path: Pat
     program.cleanup()
 
 
+def test_a_macro_may_have_the_name_of_a_constant_of_the_kernel() -> None:
+    text = """
+    #define TCP_LISTEN 99
+    int on_sys_enter(void *ctx) { return TCP_ESTABLISHED == 98 && TCP_LISTEN == 99; }
+    """
+    compile_program(text, cflags=["-DTCP_ESTABLISHED=98"]).cleanup()
+
+
 def test_an_include_that_is_missing_is_named() -> None:
     with pytest.raises(ProbeError, match=r'no "nothing\.bpf\.h" to include'):
         expand('#include "nothing.bpf.h"')
