@@ -368,8 +368,15 @@ class _Header:
         values = list(btf.enumerators(type_id))
         if not values:  # only announced
             return plain
-        known = self.provided.identifiers | self.declared.identifiers | self.constants
-        kept = [item for item in values if item.name in self.words and item.name not in known]
+        known = (self.provided.identifiers, self.declared.identifiers, self.constants)
+        cut = size == 8 and btf.kind(type_id) is Kind.ENUM  # before ENUM64: only 32 bits of a value
+        kept = [
+            item
+            for item in values
+            if item.name in self.words
+            and not cut
+            and not any(item.name in names for names in known)
+        ]
         self.constants.update(item.name for item in kept)
         if tag:
             self.tags.add(tag)
@@ -381,7 +388,7 @@ class _Header:
             for word, bound in bounds.items():
                 value = bound(item.value for item in values)
                 lines.append(f"    __{tag}_{word} = {_literal(value)},")
-            if size == 8 and btf.kind(type_id) is Kind.ENUM:  # before ENUM64: values cut to 32 bits
+            if cut:
                 lines.append(f"    __{tag}_wide = {_literal(1 << 63)},")
         packed = " __attribute__((packed))" if size < 4 else ""
         self.parts += [f"enum {tag} {{" if tag else "enum {", *lines, f"}}{packed};"]
