@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tracer.errors import IophaseError
 from tracer.privileges import effective
 
-__all__ = ("BTF", "Check", "Host", "checks", "ensure_tracefs", "inspect", "tracefs")
+__all__ = ("BTF", "Check", "Host", "checks", "inspect", "tracefs")
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 """The types of the running kernel (CONFIG_DEBUG_INFO_BTF)."""
@@ -40,7 +39,7 @@ class Host:
     """Version of the distribution's BCC package."""
     bcc_error: str | None
     tracefs: str | None
-    """Where tracefs is mounted."""
+    """Where tracefs is mounted; raw tracepoints and function probes do without it."""
     kprobes: bool
     """The kernel has the kprobe event source (CONFIG_KPROBE_EVENTS)."""
     unprivileged_bpf_disabled: int | None
@@ -105,23 +104,6 @@ def tracefs() -> Path | None:
     return next((path for path in _TRACEFS if os.access(path / "events", os.F_OK)), None)
 
 
-def ensure_tracefs() -> Path:
-    """Return where tracefs is mounted, mounting it if needed; raise ``IophaseError`` if refused."""
-    if (mounted := tracefs()) is not None:
-        return mounted
-    import ctypes
-
-    target = _TRACEFS[0]
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = 0x2 | 0x4 | 0x8  # MS_NOSUID | MS_NODEV | MS_NOEXEC
-    if libc.mount(b"tracefs", bytes(target), b"tracefs", flags, None) != 0:
-        cause = os.strerror(ctypes.get_errno())
-        raise IophaseError(
-            f"cannot mount tracefs at {target}: {cause}; as root: mount -t tracefs tracefs {target}"
-        )
-    return target
-
-
 def inspect() -> Host:
     """Look at the host; nothing is attached, mounted or changed."""
     bcc_version, bcc_error = _bcc()
@@ -178,14 +160,6 @@ def _btf_check(host: Host) -> Check:
     )
 
 
-def _tracefs_check(host: Host) -> Check:
-    if host.tracefs:
-        return Check("tracefs", "ok", host.tracefs)
-    if "CAP_SYS_ADMIN" in host.capabilities:
-        return Check("tracefs", "ok", f"not mounted; will be, at {_TRACEFS[0]}")
-    return Check("tracefs", "limited", "not mounted, or not readable without root", "run with sudo")
-
-
 def _lockdown_check(host: Host) -> Check:
     if host.lockdown == "confidentiality":
         return Check(
@@ -236,7 +210,6 @@ def checks(host: Host) -> list[Check]:
         _bcc_check(host),
         _btf_check(host),
         _lockdown_check(host),
-        _tracefs_check(host),
         _kprobes_check(host),
         _io_uring_check(host),
         _qemu_check(host),

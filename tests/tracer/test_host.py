@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tracer import host
-from tracer.errors import IophaseError
 from tracer.host import Host
 
 
@@ -56,8 +55,6 @@ def test_a_capable_host_passes_every_check(capable: Host) -> None:
         ({"btf": False}, "kernel types", "missing"),
         ({"lockdown": "confidentiality"}, "lockdown", "missing"),
         ({"lockdown": "integrity"}, "lockdown", "ok"),
-        ({"tracefs": None}, "tracefs", "ok"),
-        ({"tracefs": None, "capabilities": ("CAP_BPF",)}, "tracefs", "limited"),
         ({"kprobes": False}, "kprobes", "limited"),
         ({"io_uring_disabled": 2}, "io_uring", "limited"),
         ({"io_uring_disabled": 1}, "io_uring", "ok"),
@@ -105,22 +102,6 @@ def test_another_package_called_bcc_is_not_taken_for_it(
     assert facts.bcc_error is not None and "another project" in facts.bcc_error
 
 
-def test_tracefs_that_cannot_be_mounted_is_an_error_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(host, "_TRACEFS", (tmp_path / "missing",))
-    with pytest.raises(IophaseError, match="mount -t tracefs"):
-        host.ensure_tracefs()
-
-
-@pytest.mark.live
-def test_tracefs_is_mounted_where_it_is_needed() -> None:
-    # In a mount namespace of its own: the machine's mounts stay as they are.
-    code = "from tracer.host import ensure_tracefs; print((ensure_tracefs() / 'events').is_dir())"
-    command = ["unshare", "--mount", sys.executable, "-c", code]
-    assert subprocess.check_output(command, text=True).strip() == "True"
-
-
 def test_doctor_says_the_same_as_json_and_as_text() -> None:
     command = [sys.executable, "-m", "tracer", "doctor"]
     text = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -132,3 +113,19 @@ def test_doctor_says_the_same_as_json_and_as_text() -> None:
         assert check["detail"] in text.stdout
     missing = any(check["status"] == "missing" for check in parsed["checks"])
     assert document.returncode == (1 if missing else 0)
+
+
+@pytest.mark.live
+def test_doctor_foretells_the_backend_and_the_probes_of_a_recording(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tracer"]
+    doctor = subprocess.run([*command, "doctor", "--json"], capture_output=True, check=True)
+    record = [*command, "record", "-o", str(tmp_path / "trace"), "--", "true"]
+    subprocess.run(record, capture_output=True, check=True)
+    outlook = json.loads(doctor.stdout)["outlook"]
+    trace = json.loads((tmp_path / "trace" / "trace.json").read_text())
+    assert outlook["backend"] == trace["backend"]
+    foretold = {probe["name"] for probe in outlook["probes"] if probe["backend"] is not None}
+    attached = {probe["name"] for probe in trace["probes"] if probe["attached"] is not None}
+    assert attached <= foretold
+    spared = {name for probe in outlook["probes"] for name in probe["stand_in"]}
+    assert foretold - attached <= spared

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from tracer.errors import FAILED
+from tracer.errors import FAILED, IophaseError
 from tracer.version import __version__
 
 if TYPE_CHECKING:
     from tracer.host import Check, Host
+    from tracer.outlook import Outlook
 
 __all__ = ("Doctor",)
 
@@ -21,7 +24,9 @@ _COLOURS = {"ok": "\033[32m", "limited": "\033[33m", "missing": "\033[31m"}
 class Doctor:
     """Say what can be measured on this host, and what is missing and why.
 
-    Looks only: nothing is attached, mounted or changed. Exits with 1 when nothing can be traced.
+    Looks only: nothing is attached, mounted or changed. With the privileges to trace, it also says
+    by which backend the probes would be attached, and which figures this kernel cannot give. Exits
+    with 1 when nothing can be traced.
 
     Examples:
       sudo iophase doctor          everything, as root sees it
@@ -38,25 +43,42 @@ class Doctor:
 
         host = inspect()
         findings = checks(host)
+        possible = all(check.status != "missing" for check in findings)
+        outlook = _look_ahead() if possible else None
         if args.json:
-            print(json.dumps(_as_json(host, findings), indent=2))
+            print(json.dumps(_as_json(host, findings, outlook), indent=2))
         else:
-            _print_text(host, findings)
-        return FAILED if any(check.status == "missing" for check in findings) else 0
+            _print_checks(host, findings)
+            if outlook is not None:
+                _print_outlook(outlook)
+        return 0 if possible else FAILED
 
 
-def _as_json(host: Host, findings: list[Check]) -> dict[str, object]:
+def _look_ahead() -> Outlook:
+    from probes.errors import ProbeError
+    from tracer.outlook import look_ahead
+
+    try:
+        return look_ahead()
+    except ProbeError as error:
+        raise IophaseError(str(error)) from error
+
+
+def _as_json(
+    host: Host, findings: list[Check], outlook: Outlook | None
+) -> dict[str, dict[str, Any] | list[dict[str, Any]] | str | None]:
     return {
         "iophase": __version__,
         "host": host.as_dict(),
-        "checks": [vars(check) for check in findings],
+        "checks": [asdict(check) for check in findings],
+        "outlook": None if outlook is None else asdict(outlook),
     }
 
 
-def _print_text(host: Host, findings: list[Check]) -> None:
+def _print_checks(host: Host, findings: list[Check]) -> None:
     cpus = f"{host.cpus} CPU{'s' if host.cpus > 1 else ''}"
     print(f"iophase {__version__} on Linux {host.kernel}, {host.arch}, {cpus}\n")
-    colour = sys.stdout.isatty()
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for check in findings:
         status = f"{check.status:8}"
         if colour:
@@ -64,3 +86,18 @@ def _print_text(host: Host, findings: list[Check]) -> None:
         print(f"  {status} {check.name:13} {check.detail}")
         if check.remedy:
             print(f"  {'':8} {'':13} -> {check.remedy}")
+
+
+def _print_outlook(outlook: Outlook) -> None:
+    tried = outlook.with_backend()
+    print(f"\nBackend: {outlook.backend}, with {len(tried)} of {len(outlook.probes)} probes")
+    for backend, reason in outlook.refused.items():
+        print(f"  {backend:24} {reason}")
+    if replaced := outlook.replaced():
+        print("\nLess exactly than by the function itself")
+        for probe in replaced:
+            print(f"  {probe.name:24} {probe.without}\n  {'':24} -> {', '.join(probe.stand_in)}")
+    if absent := outlook.absent():
+        print("\nNot on this host")
+        for probe in absent:
+            print(f"  {probe.name:24} {probe.without}")
