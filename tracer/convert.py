@@ -128,7 +128,7 @@ def _convert(
     progress(0, total)
     done = Converted(records=total)
     order = TimeOrder(spool.records, {KINDS["CALL"], KINDS["DELIVERY"]})
-    few = _set_aside(spool.records, order, done)
+    few = _set_aside(spool, order, done)
     names = Names(few["NAME"].view(NAME))
     threads, sockets = few["THREAD"].view(THREAD), few["SOCKET"].view(SOCKET)
     done.count_threads(threads)
@@ -142,14 +142,18 @@ def _convert(
         done.deliveries += len(arrivals)
         csv.append(paths["calls.csv"], partial(calls_table, calls, names, spool.calls))
         csv.append(paths["deliveries.csv"], partial(deliveries_table, arrivals))
+        spool.release()
         converted += len(batch)
         progress(converted, total)
     return done
 
 
-def _set_aside(records: Records, order: TimeOrder, done: Converted) -> dict[str, Records]:
+def _set_aside(spool: Spool, order: TimeOrder, done: Converted) -> dict[str, Records]:
     """Survey the spool for ``order``; return the records of the kinds that are few, by time."""
-    others = [records[:0], *(order.survey(start) for start in order.starts())]
+    others = [spool.records[:0]]
+    for start in order.starts():
+        others.append(order.survey(start))
+        spool.release()
     rest = np.concatenate(others)
     rest = take(rest, np.argsort(rest["ts"], kind="stable"))
     few = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,6 +139,12 @@ class Spool:
     calls: tuple[CallName, ...]
     records: Records
     """Viewed as ``probes.layout.CALL``; a last record that was cut short is left out."""
+    _map: mmap.mmap | None = None
+
+    def release(self) -> None:
+        """Hand the memory of the records back that were looked at; they can be looked at again."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def open_spool(path: Path) -> Spool:
@@ -145,14 +152,14 @@ def open_spool(path: Path) -> Spool:
     try:
         with path.open("rb") as file:
             line = file.readline(_HEADER_LIMIT)
-            size = os.fstat(file.fileno()).st_size
+            calls = _parse_header(path, line)
+            count = (os.fstat(file.fileno()).st_size - len(line)) // RECORD_SIZE
+            if not count:
+                return Spool(calls, np.empty(0, CALL))
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     except OSError as error:
         raise IophaseError(f"{path}: cannot be read: {error.strerror}") from error
-    calls = _parse_header(path, line)
-    count = (size - len(line)) // RECORD_SIZE
-    if not count:
-        return Spool(calls, np.empty(0, CALL))
-    return Spool(calls, np.memmap(path, CALL, "r", offset=len(line), shape=(count,)))
+    return Spool(calls, np.frombuffer(mapped, CALL, count, len(line)), mapped)
 
 
 def _parse_header(path: Path, line: bytes) -> tuple[CallName, ...]:
