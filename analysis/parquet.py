@@ -89,7 +89,12 @@ def read_parquet_batches(
     try:
         file = pq.ParquetFile(path)
         _check_schema(path, table, file.schema_arrow)
-        for batch in file.iter_batches(ROWS_PER_GROUP, columns=schema.names):
+        present = [name for name in schema.names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(ROWS_PER_GROUP, columns=present):
+            for name in schema.names:
+                if name not in present:
+                    nothing = pa.nulls(batch.num_rows, schema.field(name).type)
+                    batch = batch.append_column(schema.field(name), nothing)
             yield batch.select(schema.names).cast(schema)
     except (pa.ArrowInvalid, OSError) as error:
         raise TraceError(f"{path}: {error}") from error
@@ -99,6 +104,8 @@ def _check_schema(path: Path, table: Table, found: pa.Schema) -> None:
     expected = arrow_schema(table)
     for name in expected.names:
         if name not in found.names:
+            if name in table.optional:
+                continue
             raise TraceError(f"{path}: column {name!r} is missing")
         if not found.field(name).type.equals(expected.field(name).type):
             raise TraceError(

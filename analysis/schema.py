@@ -40,12 +40,14 @@ class Table:
     """One CSV file of a trace.
 
     ``columns`` maps a column to ``int32``, ``int64``, ``string`` or ``category`` (a string of
-    few values); ``required`` columns have a value in every row.
+    few values); ``required`` columns have a value in every row, ``optional`` ones may be missing
+    from the file: then they are unknown.
     """
 
     name: str
     columns: Mapping[str, str]
     required: frozenset[str]
+    optional: frozenset[str] = frozenset()
 
     @property
     def file(self) -> str:
@@ -56,6 +58,8 @@ class Table:
 def _nanoseconds(columns: tuple[str, ...]) -> dict[str, str]:
     return dict.fromkeys(columns, "int64")
 
+
+_OF_FUNCTION_PROBES = ("check_copy_ns", "function_ns")
 
 CALLS = Table(
     "calls",
@@ -74,9 +78,10 @@ CALLS = Table(
         "ready": "int32",
         "result": "int64",
         "bytes": "int64",
-        **_nanoseconds(PHASE_COLUMNS),
+        **_nanoseconds((*PHASE_COLUMNS, *_OF_FUNCTION_PROBES)),
     },
     frozenset({"ts_ns", "duration_ns", "pid", "tid", "context", "call"}),
+    frozenset(_OF_FUNCTION_PROBES),
 )
 
 DELIVERIES = Table(
@@ -92,8 +97,11 @@ DELIVERIES = Table(
         "bytes": "int64",
         "notify_ns": "int64",
         "waker_context": "category",
+        "notifier": "category",
+        "callback_ns": "int64",
     },
     frozenset({"pid", "tid"}),
+    frozenset({"notifier", "callback_ns"}),
 )
 
 THREADS = Table(

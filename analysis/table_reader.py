@@ -55,7 +55,8 @@ def check_header(path: Path, table: Table) -> None:
         raise TraceError(
             f"{path}: empty file, expected a header line with {len(table.columns)} columns"
         )
-    if missing := [name for name in table.columns if name not in header]:
+    needed = [name for name in table.columns if name not in table.optional]
+    if missing := [name for name in needed if name not in header]:
         raise TraceError(f"{path}: line 1: column {missing[0]!r} is missing")
     if unknown := [name for name in header if name not in table.columns]:
         raise TraceError(f"{path}: line 1: unknown column {unknown[0]!r}")
@@ -68,6 +69,7 @@ def _convert_options(table: Table, names: Sequence[str]) -> pacsv.ConvertOptions
     return pacsv.ConvertOptions(
         column_types=arrow_schema(table, names),
         include_columns=list(names),
+        include_missing_columns=True,
         null_values=[""],
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
@@ -122,6 +124,7 @@ def _explain(path: Path, table: Table, names: Sequence[str], error: Exception) -
         convert_options=pacsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.large_string()),
             include_columns=list(names),
+            include_missing_columns=True,
             check_utf8=False,
         ),
     )

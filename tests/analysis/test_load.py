@@ -139,6 +139,12 @@ def test_columns_may_stand_in_another_order(directory: Path) -> None:
     )
 
 
+def test_columns_of_probes_that_a_trace_did_not_have_are_unknown(directory: Path) -> None:
+    trace = load(directory)
+    assert trace.calls["function_ns"].isna().all()
+    assert trace.deliveries["notifier"].isna().all()
+
+
 def test_a_missing_file_is_named(directory: Path) -> None:
     (directory / "deliveries.csv").unlink()
     with pytest.raises(TraceError, match=r"deliveries.csv: no such file"):
