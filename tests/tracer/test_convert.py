@@ -60,7 +60,7 @@ def test_a_receive_becomes_one_exact_row(tmp_path: Path) -> None:
     )  # fmt: skip
     files = Files(tmp_path, [name(11, 0, b"server"), record])
     assert files.text("calls.csv") == [
-        "1000,50003000,3,10,11,server,process,recvfrom,7,4711,,,64,64,50000000,2000,0,0,300,700"
+        "1000,50003000,3,10,11,server,process,recvfrom,7,4711,,,64,64,50000000,2000,0,0,300,700,,"
     ]
     assert files.text("deliveries.csv") == files.text("threads.csv") == []
 
@@ -71,7 +71,7 @@ def test_a_wait_becomes_one_exact_row(tmp_path: Path) -> None:
         overhead=0,
     )  # fmt: skip
     files = Files(tmp_path, [record])
-    assert files.text("calls.csv") == ["5,30,0,10,10,,process,epoll_wait,4,,,12,12,,9,8,7,6,0,0"]
+    assert files.text("calls.csv") == ["5,30,0,10,10,,process,epoll_wait,4,,,12,12,,9,8,7,6,0,0,,"]
 
 
 @pytest.mark.parametrize("poll", ["select", "pselect6", "poll", "ppoll"])
@@ -152,6 +152,17 @@ def test_the_phases_of_every_row_add_up_to_its_duration(
         assert sum(int(row[phase] or 0) for phase in PHASES) == int(row["duration_ns"])
 
 
+def test_what_only_function_probes_see_is_empty_without_them(tmp_path: Path) -> None:
+    records = [
+        call("poll", ts=1, check=9, check_copy=5, function=70, flags=flags("CHECK_SPLIT")),
+        call("poll", ts=2, check=9, check_copy=0, flags=flags("CHECK_SPLIT")),
+        call("poll", ts=3, check=9, check_copy=5),
+    ]
+    rows = Files(tmp_path, records).rows("calls.csv")
+    assert [row["check_copy_ns"] for row in rows] == ["5", "0", ""]
+    assert [row["function_ns"] for row in rows] == ["70", "", ""]
+
+
 def test_phases_that_exceed_the_duration_are_counted_and_not_hidden(tmp_path: Path) -> None:
     files = Files(tmp_path, [call(ts=1, duration=10, sleep=11), call(ts=2, sleep=1)])
     assert files.done.unclosed_calls == 1
@@ -175,7 +186,7 @@ def test_a_delivery_in_its_call_becomes_one_exact_row(tmp_path: Path) -> None:
         ready=900, noticed=950, copied=1_050, delivered=64, flags=flags("DELIVERED"),
     )  # fmt: skip
     files = Files(tmp_path, [record])
-    assert files.text("deliveries.csv") == ["4711,7,10,11,900,950,1050,64,,softirq"]
+    assert files.text("deliveries.csv") == ["4711,7,10,11,900,950,1050,64,,softirq,,"]
     assert files.done.calls == files.done.deliveries == 1
 
 
@@ -189,9 +200,9 @@ def test_further_deliveries_of_a_call_stand_beside_it(tmp_path: Path) -> None:
     ]
     files = Files(tmp_path, records)
     assert files.text("deliveries.csv") == [
-        "9,3,1,1,1,2,45,7,,self",
-        "9,3,1,1,10,20,60,5,,process",
-        "9,3,1,1,11,21,60,6,,ksoftirqd",
+        "9,3,1,1,1,2,45,7,,self,,",
+        "9,3,1,1,10,20,60,5,,process,,",
+        "9,3,1,1,11,21,60,6,,ksoftirqd,,",
     ]
     assert (files.done.calls, files.done.deliveries, files.done.records) == (2, 3, 4)
 
@@ -208,6 +219,20 @@ def test_what_is_unknown_of_a_delivery_is_empty(tmp_path: Path) -> None:
     assert [row["notify_ns"] for row in rows] == ["", "77", ""]
     assert [row["bytes"] for row in rows] == ["0", "0", ""]
     assert {row["socket"] for row in rows} == {""}
+
+
+def test_how_the_receiver_was_told_is_known_where_it_was_measured(tmp_path: Path) -> None:
+    known = flags("NOTIFY_KNOWN")
+    records = [
+        delivery(ts=1, notify=77, callback=66, notifier=1, flags=known),
+        delivery(ts=2, notify=77, callback=66, notifier=2, flags=known),
+        delivery(ts=3, notify=0, callback=0, notifier=0, flags=known),
+        delivery(ts=4, notify=77, callback=66, notifier=1),
+    ]
+    rows = Files(tmp_path, records).rows("deliveries.csv")
+    assert [row["notifier"] for row in rows] == ["ep_poll_callback", "pollwake", "none", ""]
+    assert [row["callback_ns"] for row in rows] == ["66", "66", "0", ""]
+    assert [row["notify_ns"] for row in rows] == ["77", "77", "0", ""]
 
 
 def test_a_thread_becomes_one_exact_row(tmp_path: Path) -> None:

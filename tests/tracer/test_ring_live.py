@@ -21,7 +21,7 @@ struct record { u64 number; u64 padding[%(words)d]; };
 BPF_RINGBUF_OUTPUT(ring, %(pages)d);
 BPF_ARRAY(counts, u64, 2); /* emitted, lost */
 
-RAW_TRACEPOINT_PROBE(sys_enter)
+int on_sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
     if ((u32)bpf_get_current_pid_tgid() != TID || ctx->args[1] != NUMBER)
         return 0;
@@ -60,6 +60,7 @@ def make_ring(request: pytest.FixtureRequest) -> Callable[[int], Ring]:
             ],
         )
         request.addfinalizer(program.cleanup)
+        program.attach_raw_tracepoint(tp=b"sys_enter", fn_name=b"on_sys_enter")
         reader = RingReader(program[b"ring"].map_fd, pages * 4096, RECORD_SIZE)
         request.addfinalizer(reader.close)
         return program, reader
