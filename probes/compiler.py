@@ -19,6 +19,7 @@ from typing import Any
 
 from probes import btf, header
 from probes.errors import ProbeError
+from probes.names import SHIM
 
 __all__ = ("BPF_DIRECTORY", "compile_program", "expand", "load_function", "quietly")
 
@@ -57,6 +58,7 @@ def compile_program(
     (constants, records), ``cflags`` may define macros, ``roots`` name types and members that no
     text shows (see ``header.generate``). Raises ProbeError with the last lines of the complaint.
     """
+    bpf = _unattached()
     name = source.name if isinstance(source, Path) else "program"
     text = expand(source)
     if prelude:
@@ -67,7 +69,7 @@ def compile_program(
     with _process, _shim_environment(), _private_file(types) as path:
         flags = ["-include", path, *cflags, "-Wno-everything"]
         failure = f"{name} cannot be built"
-        return quietly(failure, _in_shim, _unattached(), text=text.encode(), cflags=flags)
+        return quietly(failure, _in_shim, bpf, text=text.encode(), cflags=flags)
 
 
 def load_function(program: Any, function: str, program_type: int) -> Any:
@@ -132,7 +134,7 @@ def _shim_environment() -> Iterator[None]:
     """Point BCC to the shim, and keep the search paths of the caller's environment from clang."""
     changed = {name: os.environ.pop(name, None) for name in _SEARCH_PATHS}
     changed["BCC_KERNEL_SOURCE"] = os.environ.get("BCC_KERNEL_SOURCE")
-    os.environ["BCC_KERNEL_SOURCE"] = str(header.SHIM)
+    os.environ["BCC_KERNEL_SOURCE"] = str(SHIM)
     try:
         yield
     finally:
@@ -153,8 +155,8 @@ def _in_shim(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     def call() -> Any:
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_FS):
             reason = os.strerror(ctypes.get_errno())
-            raise ProbeError(f"cannot leave the working directory for {header.SHIM}: {reason}")
-        os.chdir(header.SHIM)
+            raise ProbeError(f"cannot leave the working directory for {SHIM}: {reason}")
+        os.chdir(SHIM)
         return function(*args, **kwargs)
 
     with ThreadPoolExecutor(max_workers=1) as thread:
@@ -218,9 +220,15 @@ def _last_useful(said: str) -> str:
 
 def _unattached() -> Any:
     """Return BCC's class without its habit to attach what is called ``kprobe__...`` at once."""
-    import bcc
+    try:
+        from bcc import BPF
+    except ImportError as error:
+        raise ProbeError(
+            f"BCC cannot be imported ({error}); install the distribution's python3-bpfcc "
+            "(bcc on PyPI is another project)"
+        ) from error
 
-    class Unattached(bcc.BPF):  # type: ignore[misc]
+    class Unattached(BPF):  # type: ignore[misc]
         def _trace_autoload(self) -> None:
             pass
 

@@ -8,122 +8,23 @@ offsets: a layout that C cannot express stops the compiler, it never reads garba
 
 from __future__ import annotations
 
-import functools
 import itertools
-import mmap
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from probes import names
 from probes.btf import Btf, Kind, Member
+from probes.names import Provided
 
-__all__ = ("Provided", "generate", "provided_by_bcc", "strip_comments", "tracepoint_fields")
-
-SHIM = Path(__file__).parent / "shim"
-"""The static files that stand for a kernel source tree; see ``probes.compiler``."""
-
-TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+__all__ = ("generate",)
 
 _COMPOSITES = (Kind.STRUCT, Kind.UNION)
 _ENUMS = (Kind.ENUM, Kind.ENUM64)
 
-_COMMENT_OR_STRING = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.S)
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
-_TAG = re.compile(r"\b(?:struct|union|enum)\s+([A-Za-z_]\w*)")
-_TAG_DEFINED = re.compile(r"\b(?:struct|union|enum)\s+([A-Za-z_]\w*)\s*\{")
-_ENUM_DEFINED = re.compile(r"\benum\b[^;{()]*\{([^}]*)\}")
-_TYPEDEF_DEFINED = re.compile(r"\btypedef\b[^;{}]*?(\w+)\s*(?:\[[^\]]*\]\s*)?;|\}\s*(\w+)\s*;")
-_TYPE_USE = re.compile(r"\b([A-Za-z_]\w*)\s*(?:\*[\s*]*\w*|\s[A-Za-z_]\w*|\*?\s*\))")
-_TRACEPOINT = re.compile(r"\bTRACEPOINT_PROBE\s*\(\s*(\w+)\s*,\s*(\w+)|\btracepoint__(\w+?)__(\w+)")
 _WHOLE = frozenset({"pt_regs"})
 """Tags that keep every member: BCC itself writes ``ctx->di`` and the like into the program."""
 
 _INT_NAMES = {"__int128 unsigned": "unsigned __int128"}
-
-
-def strip_comments(text: str) -> str:
-    """Return C text without comments and without the contents of its strings."""
-    return _COMMENT_OR_STRING.sub(lambda m: '""' if m.group().startswith('"') else " ", text)
-
-
-@dataclass(frozen=True)
-class Provided:
-    """Names that are there before the generated header is read, and must not be declared again."""
-
-    tags: frozenset[str] = frozenset()
-    """Tags whose body is known."""
-    identifiers: frozenset[str] = frozenset()
-    """Enumerators and macros."""
-    typedefs: frozenset[str] = frozenset()
-
-    def __or__(self, other: Provided) -> Provided:
-        return Provided(
-            self.tags | other.tags,
-            self.identifiers | other.identifiers,
-            self.typedefs | other.typedefs,
-        )
-
-
-def _defined_in(text: str) -> Provided:
-    """Return what C text without comments defines itself."""
-    enumerators = {
-        name
-        for body in _ENUM_DEFINED.findall(text)
-        for name in re.findall(r"(?:^|,)\s*([A-Za-z_]\w*)", body)
-    }
-    typedefs = {a or b for a, b in _TYPEDEF_DEFINED.findall(text)}
-    macros = set(re.findall(r"^[ \t]*#[ \t]*define[ \t]+(\w+)", text, re.M))
-    return Provided(
-        frozenset(_TAG_DEFINED.findall(text)), frozenset(enumerators | macros), frozenset(typedefs)
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def provided_by_bcc() -> Provided:
-    """Return what BCC's embedded ``bpf.h`` and ``helpers.h`` and the shim define.
-
-    The two are read from the library that is loaded, because they differ between versions of BCC.
-    """
-    shim = strip_comments((SHIM / "include/linux/types.h").read_text())
-    text = _embedded_headers()
-    names = frozenset(_IDENTIFIER.findall(text))
-    return _defined_in(text) | _defined_in(shim) | Provided(identifiers=names)
-
-
-def _embedded_headers() -> str:
-    import bcc  # noqa: F401  (loads the library)
-
-    with Path("/proc/self/maps").open() as maps:
-        library = next(line.split()[-1] for line in maps if "/libbcc.so" in line)
-    with (
-        Path(library).open("rb") as file,
-        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as image,
-    ):
-        parts = []
-        for guard in (b"#ifndef _UAPI__LINUX_BPF_H__", b"#ifndef __BPF_HELPERS_H"):
-            begin = image.find(guard)
-            while begin >= 0:
-                end = image.find(b"\0", begin)
-                parts.append(image[begin:end].decode(errors="replace"))
-                begin = image.find(guard, end)
-    return strip_comments("\n".join(parts))
-
-
-def tracepoint_fields(text: str) -> str:
-    """Return the field declarations of each tracepoint that BCC will make a struct for."""
-    fields = []
-    for match in _TRACEPOINT.finditer(text):
-        category, event = (name for name in match.groups() if name)
-        for root in TRACEFS:
-            path = root / "events" / category / event / "format"
-            try:
-                found = re.findall(r"^\s*field:([^;]*;)", path.read_text(), re.M)
-            except OSError:
-                continue
-            fields += found
-            break
-    return "\n".join(fields)
 
 
 def generate(
@@ -136,23 +37,18 @@ def generate(
     only comes into being by ``##`` is seen in no text). ``provided`` are names that exist before
     (``provided_by_bcc()`` by default).
     """
-    program = strip_comments(text)
-    declared = _defined_in(program)
-    words = "\n".join(
-        [program, " ;\n".join(roots) + " ;", tracepoint_fields(program), "struct pt_regs ;"]
-    )
-    before = provided_by_bcc() if provided is None else provided
-    header = _Header(btf, frozenset(_IDENTIFIER.findall(words)), before, declared)
-    tags = dict.fromkeys(_TAG.findall(words))
+    program = names.strip_comments(text)
+    fields = names.tracepoint_fields(program)
+    words = "\n".join([program, " ;\n".join(roots), ";", fields, "struct pt_regs ;"])
+    before = names.provided_by_bcc() if provided is None else provided
+    header = _Header(btf, names.identifiers(words), before, names.defined_in(program))
+    tags = names.tags(words)
     for tag in tags:
         header.claim_tag(tag)
     for tag in tags:
         header.add_tag(tag)
     header.add_constants()
-    used = dict.fromkeys(
-        name for name in _TYPE_USE.findall(words) if name not in before.typedefs
-    ) | dict.fromkeys(name for name in header.words if name.endswith("_t"))
-    for name in used:
+    for name in names.type_names(words):
         header.add_typedef(name)
     return header.text()
 
@@ -204,7 +100,8 @@ class _Header:
             self.define(self.claims[tag])
 
     def add_typedef(self, name: str) -> None:
-        if name in self.declared.typedefs or name in self.declared.identifiers:
+        known = (self.provided.typedefs, self.declared.typedefs, self.declared.identifiers)
+        if any(name in existing for existing in known):
             return
         for type_id in self.btf.find(Kind.TYPEDEF, name)[:1]:
             self._typedef(type_id)
@@ -375,7 +272,7 @@ class _Header:
             for item in values
             if item.name in self.words
             and not cut
-            and not any(item.name in names for names in known)
+            and not any(item.name in existing for existing in known)
         ]
         self.constants.update(item.name for item in kept)
         if tag:

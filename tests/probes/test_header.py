@@ -11,7 +11,8 @@ import pytest
 
 from probes import btf
 from probes.btf import Btf, Kind
-from probes.header import SHIM, Provided, generate, provided_by_bcc
+from probes.header import generate
+from probes.names import SHIM, Provided, provided_by_bcc
 from tests.probes.btf_bytes import BtfBytes
 
 NOTHING = Provided()
