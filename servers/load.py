@@ -56,13 +56,13 @@ class Result:
     """What a load came to.
 
     messages: whole replies; verified: those of them that were right. errors: all failures;
-    error_kinds: the same by kind. connections: busy ones asked for; connections_made: those that
-    came to stand; connections_served: those that had a reply. idle_open: idle ones still open at
-    the end. unsent: messages of an open loop that were due, but for which no connection was free
-    before the end. duration_s: from the start to the end of the period or to the last reply,
-    whichever is later; requests_per_s: messages / duration_s. latency_ns: from the sending, in an
-    open loop from the intended sending, to the whole reply. cpu_s: CPU time the generator took.
-    started_ns: CLOCK_MONOTONIC.
+    error_kinds: the same by kind. connections: busy ones asked for; connections_made: all that
+    came to stand; connections_served: busy ones that had a reply. idle_open: idle ones still open
+    at the end. unsent: messages of an open loop that were due, but for which no connection became
+    free until `timeout` seconds after the end. duration_s: from the start to the end of the
+    period, or to the last reply if that is later; requests_per_s: messages / duration_s.
+    latency_ns: from the sending, in an open loop from the intended sending, to the whole reply.
+    cpu_s: CPU time the generator took. started_ns: CLOCK_MONOTONIC.
     """
 
     address: str
@@ -181,8 +181,7 @@ class Load:
         wait_s = max(0.0, (begin - time.monotonic_ns()) / 1e9)
         self._deadline = float("inf")
         if options.duration is not None and options.rate is not None:
-            # An open loop sends nothing after its period, so only the drain comes on top.
-            drain_s = options.timeout * (options.connections + 1)
+            drain_s = options.timeout * (options.connections + 2)
             self._deadline = time.monotonic() + wait_s + options.duration + drain_s + GRACE_S
 
     def stop(self) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 
 from servers.load_lanes import Lane, Lanes, failure
 from servers.load_latency import Latencies
-from servers.load_messages import WINDOWS, Messages
+from servers.load_messages import WINDOWS, Message, Messages
 from servers.load_options import Address, LoadError, LoadOptions
 from servers.load_schedule import due_times
 
@@ -112,7 +112,8 @@ class Engine:
         self.gap_ns = None if options.byte_gap_us is None else options.byte_gap_us * 1000
         self.kinds = [Messages(size, self.suffix, options.seed) for size in options.sizes]
         order = np.random.default_rng(options.seed).integers(0, len(self.kinds), WINDOWS)
-        self.next_kind = itertools.cycle([self.kinds[k] for k in order]).__next__
+        messages = [self.kinds[kind].all[k] for k, kind in enumerate(order)]
+        self.next_message = itertools.cycle(messages).__next__
         self.busy = [Lane(quota) for quota in self._quotas()]
         self.idle = [Lane(idle=True) for _ in range(options.idle)]
         self.unfinished = len(self.busy)
@@ -121,13 +122,14 @@ class Engine:
         self.typing: list[tuple[int, int]] = []  # heap of (when, fd): next byte of slow senders
         self.took: list[int] = []
         self.start = self.replied = self.progress = 0
-        self.end = self.next_due = NEVER
+        self.end = self.cutoff = self.next_due = NEVER
         self.draining = False
         self.schedule: Iterator[int] | None = None
         self.timer = Timer()
         self.scratch = memoryview(bytearray(SCRATCH))
         self.pieces = np.frombuffer(self.scratch, np.uint8)
-        self.take_next = self._take_next_closed if options.rate is None else self._take_next_open
+        self.go_on = self._go_on_closed if options.rate is None else self._go_on_open
+        self.take_next = self._renew if options.per_request else self.go_on
 
     def _quotas(self) -> list[int]:
         options = self.options
@@ -168,6 +170,7 @@ class Engine:
         self.start = time.monotonic_ns() if at_ns is None else at_ns
         period_end = NEVER if options.duration is None else int(options.duration * SECOND)
         self.end = min(NEVER, self.start + period_end)
+        self.cutoff = self.end + int(options.timeout * SECOND)
         period_end = self.end
         if options.rate is not None:
             due = due_times(options, self.start, self.end)
@@ -189,12 +192,19 @@ class Engine:
         tally.stopped_ns = self.replied
         if period_end != NEVER and self.end == period_end:
             tally.stopped_ns = max(self.replied, period_end)
+        tally.unsent = self._count_unsent()
         tally.idle_open = self._count_idle()
         tally.connections_served = sum(lane.served for lane in self.busy)
         tally.connections_made = self.lanes.made
         gc.enable()
         self.close()
         return tally
+
+    def _count_unsent(self) -> int:
+        """Return how many messages were due and not sent."""
+        last = min(self.end, time.monotonic_ns())
+        rest = itertools.chain([self.next_due], self.schedule or ())
+        return sum(1 for _ in itertools.takewhile(last.__gt__, rest))
 
     def _count_idle(self) -> int:
         """Return how many idle connections the server has left open."""
@@ -241,10 +251,11 @@ class Engine:
                 if lane is None:
                     self._own_event(fd)
                     continue
-                due = lane.due
-                if mask != readable or lane.window < 0 or lane.got or due >= LARGE:
+                message = lane.message
+                if mask != readable or message is None or lane.got or message.due >= LARGE:
                     self._rare_event(lane, mask)
                     continue
+                kind, window, _, due = message
                 try:
                     reply = lane.recv(due + 1)  # one more, to see a reply that is too long
                 except BlockingIOError:
@@ -256,21 +267,27 @@ class Engine:
                 if len(reply) != due:
                     self._take_piece(lane, np.frombuffer(reply, np.uint8), at)
                     continue
-                messages = lane.messages
-                messages.replies.append(reply)
-                messages.windows.append(lane.window)
+                kind.replies.append(reply)
+                kind.windows.append(window)
                 took.append(at - lane.started)
-                self._answered(lane, at)
+                lane.message = None
+                lane.served = True
+                self.replied = at
+                self.take_next(lane, at)
 
     # A lane's next message
 
-    def _take_next_closed(self, lane: Lane, at: int) -> None:
+    def _renew(self, lane: Lane, at: int) -> None:
+        self.lanes.close(lane)
+        self.go_on(lane, at)
+
+    def _go_on_closed(self, lane: Lane, at: int) -> None:
         if lane.left > 0 and at < self.end:
             self._begin(lane, at)
         else:
             self._finish(lane)
 
-    def _take_next_open(self, lane: Lane, at: int) -> None:
+    def _go_on_open(self, lane: Lane, at: int) -> None:
         if self.draining:
             self._finish(lane)
         else:
@@ -284,29 +301,20 @@ class Engine:
         """Begin the messages that are due, as far as lanes are free."""
         assert self.schedule is not None
         free = self.free
-        while free and self.next_due <= at < self.end:
+        while free and self.next_due <= at and self.next_due < self.end:
             self._begin(free.popleft(), self.next_due)
             self.next_due = next(self.schedule, NEVER)
-        if (self.next_due == NEVER or at >= self.end) and not self.draining:
+        if (self.next_due >= self.end or at >= self.cutoff) and not self.draining:
             self.draining = True
-            if self.next_due != NEVER:
-                self.tally.unsent = 1 + sum(1 for due in self.schedule if due < self.end)
-                self.next_due = NEVER
             while free:
                 self._finish(free.popleft())
 
     def _begin(self, lane: Lane, at: int) -> None:
         """Send the next message, as far as the socket takes it."""
         lane.left -= 1
-        messages = self.next_kind()
-        window = messages.next
-        messages.next = window + 1 if window + 1 < WINDOWS else 0
-        lane.messages = messages
-        lane.window = window
+        message = lane.message = self.next_message()
+        request = message.request
         lane.started = at
-        lane.due = messages.reply_size
-        lane.got = 0
-        request = messages.requests[window]
         if not lane.connected or self.gap_ns is not None:
             self._begin_later(lane, request)
             return
@@ -317,8 +325,7 @@ class Engine:
         except OSError as error:
             self._fail(lane, failure(error))
             return
-        self.tally.bytes_sent += sent
-        if sent < messages.size:
+        if sent < len(request):
             lane.unsent = request[sent:]
             self.lanes.epoll.modify(lane.fd, select.EPOLLIN | select.EPOLLOUT)
 
@@ -336,7 +343,7 @@ class Engine:
         self.progress = time.monotonic_ns()
         if lane.idle:
             return
-        if lane.window < 0:
+        if lane.message is None:
             self.take_next(lane, self.progress)
         elif self.gap_ns is not None:
             heapq.heappush(self.typing, (self.progress, lane.fd))
@@ -352,7 +359,6 @@ class Engine:
         except OSError as error:
             self._fail(lane, failure(error))
             return
-        self.tally.bytes_sent += sent
         self.progress = time.monotonic_ns()
         left = lane.unsent[sent:]
         lane.unsent = left if len(left) else None
@@ -374,7 +380,6 @@ class Engine:
             except OSError as error:
                 self._fail(lane, failure(error))
                 continue
-            self.tally.bytes_sent += sent
             self.progress = at
             left = lane.unsent[sent:]
             lane.unsent = left if len(left) else None
@@ -382,15 +387,6 @@ class Engine:
                 heapq.heappush(self.typing, (at + self.gap_ns, fd))
 
     # Replies
-
-    def _answered(self, lane: Lane, at: int) -> None:
-        """Go on after a whole reply."""
-        lane.window = -1
-        lane.served = True
-        self.replied = at
-        if self.options.per_request:
-            self.lanes.close(lane)
-        self.take_next(lane, at)
 
     def _rare_event(self, lane: Lane, mask: int) -> None:
         """Handle connecting, sending on, failing, and replies that are large or in pieces."""
@@ -420,51 +416,56 @@ class Engine:
         self.progress = at
         if len(piece) == 0 and not self.datagrams:
             self._fail(lane, "closed by server")
-        elif lane.idle or lane.window < 0:
+        elif lane.message is None:
             self._fail(lane, "data that nobody asked for")
         elif self.suffix:
-            self._take_suffixed(lane, piece.tobytes(), at)
+            self._take_suffixed(lane, lane.message, piece.tobytes(), at)
         else:
+            message = lane.message
             end = lane.got + len(piece)
-            if end > lane.due or (self.datagrams and end < lane.due):
+            if end > message.due or (self.datagrams and end < message.due):
                 self._fail(lane, "wrong reply")
                 return
-            expected = lane.messages.expected(lane.window)[lane.got : end]
-            lane.good = (lane.got == 0 or lane.good) and bool(np.array_equal(piece, expected))
+            same = bool(np.array_equal(piece, message.expected[lane.got : end]))
+            lane.good = same and (lane.got == 0 or lane.good)
             lane.got = end
-            if end == lane.due:
-                self._judge(lane, at)
+            if end == message.due:
+                self._judge(lane, message, at)
 
-    def _take_suffixed(self, lane: Lane, piece: bytes, at: int) -> None:
+    def _take_suffixed(self, lane: Lane, message: Message, piece: bytes, at: int) -> None:
         """Take a reply whose parts may each carry the suffix; no message contains it."""
         lane.raw = lane.raw + piece if lane.got else bytearray(piece)
         lane.got = len(lane.raw)
-        if lane.got < lane.due or not lane.raw.endswith(self.suffix):
+        if lane.got < message.due or not lane.raw.endswith(self.suffix):
             return
         text = lane.raw.replace(self.suffix, b"")
-        if len(text) > lane.messages.size:
+        if len(text) > message.size:
             self._fail(lane, "wrong reply")
-        elif len(text) == lane.messages.size:
-            lane.good = text == lane.messages.expected(lane.window).tobytes()
-            lane.due = lane.got
-            self._judge(lane, at)
+        elif len(text) == message.size:
+            lane.good = text == message.expected.tobytes()
+            self._judge(lane, message, at)
 
-    def _judge(self, lane: Lane, at: int) -> None:
-        self._count(lane.good, not lane.good, lane.due)
-        lane.got = 0
+    def _judge(self, lane: Lane, message: Message, at: int) -> None:
+        """Count a whole reply that came in pieces, and go on."""
+        self._count(lane.good, not lane.good, message.size, lane.got)
         self.took.append(at - lane.started)
-        self._answered(lane, at)
+        lane.got = 0
+        lane.message = None
+        lane.served = True
+        self.replied = at
+        self.take_next(lane, at)
 
     def _compare(self) -> None:
         """Compare the replies gathered so far, and count their latencies."""
-        for messages in self.kinds:
-            self._count(*messages.compare(), messages.reply_size)
+        for kind in self.kinds:
+            self._count(*kind.compare(), kind.size, kind.reply_size)
         self.tally.latencies.add(self.took)
         self.took.clear()
 
-    def _count(self, right: int, wrong: int, size: int) -> None:
+    def _count(self, right: int, wrong: int, size: int, reply_size: int) -> None:
         self.tally.messages += right + wrong
-        self.tally.bytes_received += (right + wrong) * size
+        self.tally.bytes_sent += (right + wrong) * size
+        self.tally.bytes_received += (right + wrong) * reply_size
         self.tally.verified += right
         self.tally.errors["wrong reply"] += wrong
 
@@ -474,8 +475,10 @@ class Engine:
         """Count a failure (None: it is counted) and end the lane, or renew it where lanes are."""
         if reason is not None:
             self.tally.errors[f"idle: {reason}" if lane.idle else reason] += 1
-        was_free = not lane.idle and lane.window < 0 and lane.connected
-        lane.window = -1
+        was_free = not lane.idle and lane.message is None and lane.connected
+        if lane.message is not None:
+            self.tally.bytes_sent += lane.message.size - len(lane.unsent or b"")
+        lane.message = None
         lane.got = 0
         lane.unsent = None
         self.lanes.close(lane)
@@ -500,20 +503,21 @@ class Engine:
         timeout = int(self.options.timeout * SECOND)
         if self.datagrams:
             for lane in self.busy:
-                if lane.window >= 0 and at - lane.started > timeout:
+                if lane.message is not None and at - lane.started > timeout:
                     self._fail(lane, "timed out")
-        outstanding = sum(lane.window >= 0 for lane in self.busy)
+        outstanding = sum(lane.message is not None for lane in self.busy)
         if outstanding == 0 and self.schedule is not None:
             self.progress = at  # nothing is due
         stalled = not self.datagrams and at - max(self.progress, self.replied) > timeout
-        period_over = outstanding == 0 and (at >= self.end or self.draining)
+        over = at >= self.end if self.schedule is None else self.draining
+        period_over = outstanding == 0 and over
         if stalled or period_over:
             self._give_up(outstanding)
 
     def _give_up(self, outstanding: int) -> None:
         connecting = [lane for lane in self.lanes.by_fd.values() if not lane.connected]
         waiting = [*connecting, *self.lanes.turned_away]
-        never = sum(not lane.idle and lane.window < 0 for lane in waiting)
+        never = sum(not lane.idle and lane.message is None for lane in waiting)
         self.tally.errors.update({"timed out": outstanding, "never connected": never})
         self.unfinished = 0
 
@@ -522,6 +526,6 @@ class Engine:
             self.timer.clear()
         elif fd == self.control:
             self.lanes.epoll.unregister(fd)
-            self.end = time.monotonic_ns()
+            self.end = self.cutoff = time.monotonic_ns()
             if not os.read(fd, 4096):
                 self.unfinished = 0

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from servers.load_messages import Messages
+from servers.load_messages import Message
 from servers.load_options import Address
 
 __all__ = ("Lane", "Lanes", "failure")
@@ -39,13 +39,12 @@ class Lane:
 
     __slots__ = (
         "connected",
-        "due",
         "fd",
         "good",
         "got",
         "idle",
         "left",
-        "messages",
+        "message",
         "raw",
         "recv",
         "send",
@@ -53,10 +52,8 @@ class Lane:
         "socket",
         "started",
         "unsent",
-        "window",
     )
 
-    messages: Messages
     recv: Callable[[int], bytes]
     send: Callable[[memoryview], int]
 
@@ -67,9 +64,8 @@ class Lane:
         self.connected = False
         self.served = False
         self.fd = -1
-        self.window = -1  # of the message under way; below 0: none
+        self.message: Message | None = None  # the one under way
         self.started = 0  # ns; in an open loop when it was due
-        self.due = 0  # bytes of the whole reply
         self.got = 0  # bytes of the reply so far, when it comes in pieces
         self.good = True  # these bytes were right
         self.raw = bytearray()  # the pieces themselves, where the server adds a suffix

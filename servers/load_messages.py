@@ -7,13 +7,34 @@ number of messages of any size.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ("WINDOWS", "Messages")
+__all__ = ("WINDOWS", "Message", "Messages")
 
 WINDOWS = 1021  # prime: connections in step do not send the same windows again and again
 LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789 .,:"
+
+
+class Message(NamedTuple):
+    """One message: its window on the text, its bytes, and how long its reply is."""
+
+    kind: Messages
+    window: int
+    request: memoryview
+    due: int
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes are sent."""
+        return len(self.request)
+
+    @property
+    def expected(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        """Return the reply, without the suffix."""
+        return self.kind.expected(self.window)
 
 
 class Messages:
@@ -27,8 +48,7 @@ class Messages:
         view = memoryview(text.tobytes())
         self.size = size
         self.reply_size = size + len(suffix)
-        self.requests = [view[k : k + size] for k in range(WINDOWS)]
-        self.next = 0
+        self.all = [Message(self, k, view[k : k + size], self.reply_size) for k in range(WINDOWS)]
         self.replies: list[bytes] = []
         self.windows: list[int] = []
         self._expected = sliding_window_view(upper, size)

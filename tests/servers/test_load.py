@@ -129,10 +129,23 @@ def test_bursts_arrive_together() -> None:
 
 
 def test_messages_that_no_connection_was_free_for_are_reported() -> None:
-    with peer(stall(after=5, seconds=1.0)) as address:
-        result = run_load(address, LoadOptions(rate=1000, duration=0.5, connections=2))
+    def delay(connection: socket.socket, data: bytes, count: int) -> None:
+        time.sleep(0.1)
+        echo(connection, data, count)
+
+    options = LoadOptions(rate=1000, duration=0.5, connections=2, timeout=1)
+    with peer(delay) as address:
+        result = run_load(address, options)
     assert result.messages + result.unsent == 500
-    assert result.unsent > 400
+    assert 2 < result.messages < 30
+    assert 1.3 < result.duration_s < 2.5
+
+
+def test_messages_that_were_due_are_sent_after_a_stall_at_the_end() -> None:
+    with peer(stall(after=200, seconds=0.7)) as address:
+        result = run_load(address, LoadOptions(rate=1000, duration=0.5, connections=2))
+    assert (result.messages, result.unsent) == (500, 0)
+    assert (result.latency_ns["p50"] or 0) > 300 * MS
 
 
 @pytest.mark.parametrize("every", [1, 7])

@@ -77,7 +77,7 @@ def test_bursts_keep_the_rate() -> None:
 def test_each_right_reply_is_found_right_and_each_wrong_byte_wrong(size: int) -> None:
     messages = Messages(size, b"_SB", seed=5)
     for window in range(0, WINDOWS, 20):
-        messages.replies.append(bytes(messages.requests[window]).upper() + b"_SB")
+        messages.replies.append(bytes(messages.all[window].request).upper() + b"_SB")
         messages.windows.append(window)
     n = len(messages.replies)
     spoilt = bytearray(messages.replies[3])
@@ -89,6 +89,6 @@ def test_each_right_reply_is_found_right_and_each_wrong_byte_wrong(size: int) ->
 
 
 def test_messages_differ_from_their_replies_and_their_neighbours() -> None:
-    requests = [bytes(request) for request in Messages(64, b"", seed=1).requests]
+    requests = [bytes(message.request) for message in Messages(64, b"", seed=1).all]
     assert len(set(requests)) == WINDOWS
     assert all(request != request.upper() for request in requests)
