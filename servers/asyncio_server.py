@@ -8,11 +8,10 @@ epoll_wait(2), accept(2), recv(2), send(2); Python: library/asyncio-protocol
 """
 
 import asyncio
-import signal
 import socket
 from typing import cast
 
-from servers.common import Echo, run
+from servers.common import STOPPING, Echo, run
 
 
 class EchoProtocol(asyncio.Protocol):
@@ -38,19 +37,39 @@ class EchoProtocol(asyncio.Protocol):
         self.transport.resume_reading()
 
 
+class DatagramProtocol(asyncio.DatagramProtocol):
+    """All clients of a UDP socket; the loop calls these methods."""
+
+    transport: asyncio.DatagramTransport
+
+    def __init__(self, echo: Echo) -> None:
+        self.echo = echo
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, client: tuple[str, int]) -> None:
+        self.transport.sendto(self.echo.reply(data), client)
+
+
 def serve(listener: socket.socket, echo: Echo) -> None:
     """Run the event loop; it receives up to 256 KiB at once, whatever --buffer says."""
 
     async def serve_clients() -> None:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPPING:
             loop.add_signal_handler(number, stopped.set)
-        await loop.create_server(lambda: EchoProtocol(echo), sock=listener, backlog=echo.backlog)
+        if listener.type == socket.SOCK_DGRAM:
+            await loop.create_datagram_endpoint(lambda: DatagramProtocol(echo), sock=listener)
+        else:
+            unix = listener.family == socket.AF_UNIX
+            create = loop.create_unix_server if unix else loop.create_server
+            await create(lambda: EchoProtocol(echo), sock=listener, backlog=echo.backlog)
         await stopped.wait()
 
     asyncio.run(serve_clients())
 
 
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve)

@@ -10,7 +10,7 @@ accept(2), recv(2), send(2), tcp(7)
 
 import socket
 
-from servers.common import Echo, run
+from servers.common import Echo, answer_datagram, run
 
 
 def serve(listener: socket.socket, echo: Echo) -> None:
@@ -26,5 +26,11 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 pass  # the client has reset the connection
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Answer one datagram after the other, whoever sends it."""
+    while True:
+        answer_datagram(receiver, echo)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

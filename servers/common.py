@@ -6,6 +6,7 @@ How a server waits for data and takes it is its own and stands in its own file.
 import argparse
 import contextlib
 import errno
+import functools
 import json
 import os
 import resource
@@ -19,7 +20,18 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
-__all__ = ("NOT_SUPPORTED", "Echo", "Option", "Stopped", "raise_stopped", "run", "send_some")
+__all__ = (
+    "NOT_SUPPORTED",
+    "STOPPING",
+    "Echo",
+    "Option",
+    "Stopped",
+    "answer_datagram",
+    "raise_stopped",
+    "run",
+    "send_some",
+    "wait_until_stopped",
+)
 
 # Takes most messages in one receive; the article's 1024 is `--buffer 1024`.
 BUFFER_BYTES = 64 * 1024
@@ -28,6 +40,8 @@ BUFFER_BYTES = 64 * 1024
 BACKLOG = socket.SOMAXCONN
 # Python loop rounds between two looks at the CPU clock: about 4 us, against 0.2 us for the look.
 BURN_ROUNDS = 250
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 FAILED = 1
 NOT_SUPPORTED = 5
@@ -57,6 +71,7 @@ class Echo:
         self.messages = 0
         self.bytes_received = 0
         self.more_counters: dict[str, int] = {}
+        self.final_counters: dict[str, Callable[[], int]] = {}  # asked for at the end
         self._work_ns = work_us * 1000
         self._lock = threading.Lock()
 
@@ -77,6 +92,7 @@ class Echo:
             "messages": self.messages,
             "bytes_received": self.bytes_received,
             **self.more_counters,
+            **{name: ask() for name, ask in self.final_counters.items()},
         }
 
 
@@ -96,9 +112,16 @@ def send_some(connection: socket.socket, reply: bytes) -> bytes:
         return reply
 
 
+def answer_datagram(receiver: socket.socket, echo: Echo) -> None:
+    """Receive one datagram, and answer it; an answer for which there is no room is lost, udp(7)."""
+    data, client = receiver.recvfrom(echo.buffer)
+    with contextlib.suppress(OSError):
+        receiver.sendto(echo.reply(data), client)
+
+
 def raise_stopped(number: int, frame: FrameType | None) -> NoReturn:
     """Handle SIGTERM and SIGINT: leave whatever call the server waits in, once."""
-    for stopping in (signal.SIGTERM, signal.SIGINT):
+    for stopping in STOPPING:
         signal.signal(stopping, signal.SIG_IGN)
     raise Stopped
 
@@ -107,32 +130,44 @@ def run(
     serve: Callable[..., None],
     documentation: str | None,
     *options: Option,
+    threads: bool = False,
+    datagrams: Callable[..., None] | None = None,
     missing: Callable[[], str | None] | None = None,
 ) -> NoReturn:
     """Run a server as a program: `serve(listener, echo, **options)` until SIGTERM or SIGINT.
 
-    Prints `listening on HOST:PORT`, and at the end one line of JSON with the server's counters.
-    `missing` says what this host lacks for the model; then the exit code is NOT_SUPPORTED.
+    Prints `listening on ADDRESS`, and at the end one line of JSON with the server's counters.
+    `threads` says that it starts threads; `datagrams` serves in its place with --udp; `missing`
+    says what this host lacks for the model: then the exit code is NOT_SUPPORTED.
     """
-    arguments = vars(_parser(documentation, options).parse_args())
+    arguments = vars(_parser(documentation, options, datagrams is not None).parse_args())
     host, port = arguments.pop("host"), arguments.pop("port")
+    path, udp = arguments.pop("unix"), arguments.pop("udp", False)
     echo = Echo(arguments.pop("buffer"), arguments.pop("work"), arguments.pop("backlog"))
     if missing is not None and (reason := missing()) is not None:
         _fail(reason, NOT_SUPPORTED)
     _raise_descriptor_limit()
     try:
-        listener = _listen(host, port, echo.backlog)
+        listener = _bind_unix(path) if path else _bind(host, port, udp)
+        if not udp:
+            listener.listen(echo.backlog)
     except OSError as error:
+        if path:
+            _fail(f"cannot listen on {path}: {error.strerror}; give another --unix path", FAILED)
         _fail(
             f"cannot listen on {host}:{port}: {error.strerror}; "
             "give another --host or --port (0 takes a free port)",
             FAILED,
         )
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         signal.signal(number, raise_stopped)
     try:
         print(f"listening on {_name(listener)}", flush=True)
-        serve(listener, echo, **arguments)
+        serve = functools.partial(datagrams if datagrams and udp else serve, listener, echo)
+        if threads:
+            _run_in_thread(functools.partial(serve, **arguments))
+        else:
+            serve(**arguments)
     except Stopped:
         pass
     except OSError as error:
@@ -140,17 +175,58 @@ def run(
         _fail(f"{error.strerror}{advice}; served: {json.dumps(echo.counters())}", FAILED)
     except RuntimeError as error:  # no further thread can be started
         _fail(f"{error}; served: {json.dumps(echo.counters())}", FAILED)
+    finally:
+        if path and not path.startswith("@"):
+            Path(path).unlink(missing_ok=True)
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps(echo.counters()), flush=True)
     os._exit(0)  # takes along threads that still wait in a receive
 
 
-def _parser(documentation: str | None, options: tuple[Option, ...]) -> argparse.ArgumentParser:
+def wait_until_stopped() -> NoReturn:
+    """Wait for SIGTERM or SIGINT, and raise Stopped."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    signal.sigwait(STOPPING)
+    raise Stopped
+
+
+def _run_in_thread(serve: Callable[[], None]) -> None:
+    """Run a server with threads beside the main thread, which waits for signals alone.
+
+    Python handles signals in the main thread. Had it to accept() there, a signal that comes while
+    another thread holds Python's lock, just before accept(), would be seen only after it.
+    """
+    failures: list[Exception] = []
+
+    def run_and_report() -> None:
+        try:
+            serve()
+        except (OSError, RuntimeError) as error:
+            failures.append(error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # threads inherit it
+    threading.Thread(target=run_and_report, daemon=True).start()
+    try:
+        wait_until_stopped()
+    finally:
+        if failures:
+            raise failures[0]
+
+
+def _parser(
+    documentation: str | None, options: tuple[Option, ...], datagrams: bool
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on (0: a free one)")
+    parser.add_argument("--port", type=_port, default=0, help="port to listen on (0: a free one)")
+    parser.add_argument(
+        "--unix", metavar="PATH", help="listen on a unix stream socket instead (@NAME: abstract)"
+    )
+    if datagrams:
+        parser.add_argument("--udp", action="store_true", help="serve UDP instead of TCP")
     parser.add_argument(
         "--buffer",
         type=_positive,
@@ -179,6 +255,13 @@ def _parser(documentation: str | None, options: tuple[Option, ...]) -> argparse.
     return parser
 
 
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 65535")
+    return number
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -186,27 +269,36 @@ def _positive(text: str) -> int:
     return number
 
 
-def _listen(host: str, port: int, backlog: int) -> socket.socket:
+def _bind(host: str, port: int, udp: bool) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        host,
+        port,
+        type=socket.SOCK_DGRAM if udp else socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
     )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, kind, protocol)
+    if not udp:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit it: the answer to a large message leaves in several sends, and the
         # last must not wait for the client's delayed acknowledgement, tcp(7).
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind(address)
-        listener.listen(backlog)
-    except (OSError, OverflowError):
-        listener.close()
-        raise
-    return listener
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    bound.bind(address)
+    return bound
 
 
-def _name(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{host}:{port}"
+def _bind_unix(path: str) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.bind("\0" + path[1:] if path.startswith("@") else path)
+    return bound
+
+
+def _name(bound: socket.socket) -> str:
+    """Return the address as the load generator takes it."""
+    if bound.family == socket.AF_UNIX:
+        return "unix:" + os.fsdecode(bound.getsockname()).replace("\0", "@")
+    host, port = bound.getsockname()[:2]
+    host = f"[{host}]" if bound.family == socket.AF_INET6 else host
+    return f"udp:{host}:{port}" if bound.type == socket.SOCK_DGRAM else f"{host}:{port}"
 
 
 def _raise_descriptor_limit() -> None:

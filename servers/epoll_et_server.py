@@ -11,7 +11,7 @@ epoll(7), epoll_ctl(2), epoll_wait(2), accept(2), recv(2), send(2)
 import select
 import socket
 
-from servers.common import Echo, run, send_some
+from servers.common import Echo, answer_datagram, run, send_some
 
 
 def serve(listener: socket.socket, echo: Echo) -> None:
@@ -60,5 +60,19 @@ def answer(connection: socket.socket, unsent: dict[int, bytes], echo: Echo) -> b
     return False
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Wait until datagrams have come, and answer them all."""
+    receiver.setblocking(False)
+    epoll = select.epoll()
+    epoll.register(receiver, select.EPOLLIN | select.EPOLLET)
+    while True:
+        epoll.poll()
+        try:
+            while True:
+                answer_datagram(receiver, echo)
+        except BlockingIOError:
+            pass
+
+
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

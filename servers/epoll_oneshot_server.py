@@ -1,6 +1,7 @@
 """I/O multiplexing with epoll and worker threads: EPOLLONESHOT gives a connection to one of them.
 
-Waits in   epoll_wait() in every worker, on the same set; accept() in the main thread.
+Waits in   epoll_wait() in every worker, on the same set; accept() in a thread of its own. The
+           main thread only waits for signals.
 Copies in  the recv() that follows, which does not wait.
 Blocked    a worker, in epoll_wait(). A descriptor that was reported is switched off until the
            worker that got it switches it on again, so no two workers serve one client at once.
@@ -62,4 +63,4 @@ def work(
 
 
 if __name__ == "__main__":
-    run(serve, __doc__, Option("--workers", WORKERS, "threads that serve"))
+    run(serve, __doc__, Option("--workers", WORKERS, "threads that serve"), threads=True)

@@ -8,10 +8,11 @@ Blocked    the process, in epoll_wait(), not in recv().
 epoll(7), epoll_ctl(2), epoll_wait(2), accept(2), recv(2), send(2)
 """
 
+import contextlib
 import select
 import socket
 
-from servers.common import Echo, run, send_some
+from servers.common import Echo, answer_datagram, run, send_some
 
 
 def serve(listener: socket.socket, echo: Echo) -> None:
@@ -54,5 +55,16 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 epoll.modify(fd, select.EPOLLIN)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Wait until a datagram is there, and answer it."""
+    receiver.setblocking(False)
+    epoll = select.epoll()
+    epoll.register(receiver, select.EPOLLIN)
+    while True:
+        epoll.poll()
+        with contextlib.suppress(BlockingIOError):  # its checksum was wrong: select(2), BUGS
+            answer_datagram(receiver, echo)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

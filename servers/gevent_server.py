@@ -11,7 +11,7 @@ epoll_wait(2), accept(2), recv(2), send(2)
 import importlib.util
 import socket
 
-from servers.common import Echo, run
+from servers.common import Echo, answer_datagram, run
 
 
 def serve(listener: socket.socket, echo: Echo) -> None:
@@ -34,10 +34,19 @@ def serve(listener: socket.socket, echo: Echo) -> None:
         gevent.spawn(serve_client, connection)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Answer one datagram after the other, whoever sends it."""
+    import gevent.socket
+
+    cooperative = gevent.socket.socket(fileno=receiver.detach())
+    while True:
+        answer_datagram(cooperative, echo)
+
+
 def missing() -> str | None:
     """Say what this host lacks for the model."""
     return None if importlib.util.find_spec("gevent") else "needs the Python package gevent"
 
 
 if __name__ == "__main__":
-    run(serve, __doc__, missing=missing)
+    run(serve, __doc__, datagrams=serve_datagrams, missing=missing)

@@ -8,10 +8,11 @@ Blocked    the process, in io_uring_enter(), not in recv(). A request is good fo
 io_uring(7), io_uring_enter(2), io_uring_prep_poll_add(3), accept(2), recv(2), send(2)
 """
 
+import contextlib
 import select
 import socket
 
-from servers.common import Echo, run, send_some
+from servers.common import Echo, answer_datagram, run, send_some
 from servers.io_uring import POLL_ADD, Ring, missing
 
 
@@ -55,5 +56,16 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 ring.prepare(POLL_ADD, fd, operation_flags=select.POLLIN)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Wait until a datagram is there, and answer it."""
+    receiver.setblocking(False)
+    ring = Ring()
+    while True:
+        ring.prepare(POLL_ADD, receiver.fileno(), operation_flags=select.POLLIN)
+        ring.wait()
+        with contextlib.suppress(BlockingIOError):  # its checksum was wrong: select(2), BUGS
+            answer_datagram(receiver, echo)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__, missing=missing)
+    run(serve, __doc__, datagrams=serve_datagrams, missing=missing)

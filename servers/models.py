@@ -11,7 +11,9 @@ class Model(NamedTuple):
 
     `waits_in` and `copies_in` name the calls in which the server waits for data and gets it copied.
     `needs` says what not every host has; `connections` is how many clients it serves at once
-    (None: as many as it has descriptors).
+    (None: as many as it has descriptors). All serve TCP and unix stream sockets; `udp` says which
+    serve UDP as well: not those that hold a thread or a process for each client, nor those whose
+    receive does not tell the sender.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Model(NamedTuple):
     copies_in: str
     needs: str = ""
     connections: int | None = None
+    udp: bool = False
 
     def missing(self) -> str | None:
         """Say what this host lacks for the model, such as "needs Linux 6.0"; None if nothing."""
@@ -37,9 +40,10 @@ def _model(
     copies_in: str,
     needs: str = "",
     connections: int | None = None,
+    udp: bool = False,
 ) -> Model:
     module = f"servers.{name.replace('-', '_')}_server"
-    return Model(name, family, module, summary, waits_in, copies_in, needs, connections)
+    return Model(name, family, module, summary, waits_in, copies_in, needs, connections, udp)
 
 
 MODELS = (
@@ -50,6 +54,7 @@ MODELS = (
         "recv",
         "recv",
         connections=1,
+        udp=True,
     ),
     _model(
         "threads",
@@ -87,6 +92,7 @@ MODELS = (
         "asks every socket in turn, burning a CPU",
         "recv (EAGAIN)",
         "recv",
+        udp=True,
     ),
     _model(
         "nonblocking-nap",
@@ -94,6 +100,7 @@ MODELS = (
         "the same, with a nap of 1 ms between rounds",
         "sleep",
         "recv",
+        udp=True,
     ),
     _model(
         "select",
@@ -102,6 +109,7 @@ MODELS = (
         "select",
         "recv",
         connections=1000,
+        udp=True,
     ),
     _model(
         "poll",
@@ -109,6 +117,7 @@ MODELS = (
         "select without its limit",
         "poll",
         "recv",
+        udp=True,
     ),
     _model(
         "epoll",
@@ -116,6 +125,7 @@ MODELS = (
         "the kernel keeps the set; level-triggered",
         "epoll_wait",
         "recv",
+        udp=True,
     ),
     _model(
         "epoll-et",
@@ -123,6 +133,7 @@ MODELS = (
         "edge-triggered: told once, drained to EAGAIN",
         "epoll_wait",
         "recv",
+        udp=True,
     ),
     _model(
         "epoll-oneshot",
@@ -137,6 +148,7 @@ MODELS = (
         "the article's callbacks, answering with _SB",
         "epoll_wait",
         "recv",
+        udp=True,
     ),
     _model(
         "sigio",
@@ -144,6 +156,7 @@ MODELS = (
         "a handler gets queued real-time signals",
         "sigsuspend",
         "recv",
+        udp=True,
     ),
     _model(
         "sigtimedwait",
@@ -151,6 +164,7 @@ MODELS = (
         "the same signals, taken one by one",
         "rt_sigtimedwait",
         "recv",
+        udp=True,
     ),
     _model(
         "posix-aio",
@@ -176,6 +190,7 @@ MODELS = (
         "io_getevents",
         "recv",
         needs="CONFIG_AIO",
+        udp=True,
     ),
     _model(
         "io_uring",
@@ -192,6 +207,7 @@ MODELS = (
         "io_uring_enter",
         "recv",
         needs="Linux 5.7",
+        udp=True,
     ),
     _model(
         "io_uring-multishot",
@@ -215,6 +231,7 @@ MODELS = (
         "Python's own loop, on epoll",
         "epoll_wait",
         "recv",
+        udp=True,
     ),
     _model(
         "uvloop",
@@ -223,6 +240,7 @@ MODELS = (
         "epoll_pwait",
         "read",
         needs="uvloop",
+        udp=True,
     ),
     _model(
         "gevent",
@@ -231,6 +249,7 @@ MODELS = (
         "epoll_wait",
         "recv",
         needs="gevent",
+        udp=True,
     ),
 )
 

@@ -8,11 +8,12 @@ Blocked    the process, in io_getevents(), not in recv(). A request is good for 
 io_submit(2), io_getevents(2), poll(2), accept(2), recv(2), send(2)
 """
 
+import contextlib
 import select
 import socket
 
 from servers.aio import POLL, Context, missing
-from servers.common import Echo, run, send_some
+from servers.common import Echo, answer_datagram, run, send_some
 
 REQUESTS = 8192  # one per client at most; fs.aio-max-nr is 65536 for all programs together
 
@@ -57,5 +58,16 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 context.submit(POLL, fd, select.POLLIN)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Wait until a datagram is there, and answer it."""
+    receiver.setblocking(False)
+    context = Context(1)
+    while True:
+        context.submit(POLL, receiver.fileno(), select.POLLIN)
+        context.events()
+        with contextlib.suppress(BlockingIOError):  # its checksum was wrong: select(2), BUGS
+            answer_datagram(receiver, echo)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__, missing=missing)
+    run(serve, __doc__, datagrams=serve_datagrams, missing=missing)

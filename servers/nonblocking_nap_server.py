@@ -10,7 +10,7 @@ accept(2), recv(2), send(2), fcntl(2) for O_NONBLOCK, clock_nanosleep(2)
 import socket
 import time
 
-from servers.common import Echo, Option, run, send_some
+from servers.common import Echo, Option, answer_datagram, run, send_some
 
 NAP_S = 0.001  # the article's 2 s, brought down to what a client does not notice
 
@@ -45,5 +45,20 @@ def serve(listener: socket.socket, echo: Echo, nap: float = NAP_S) -> None:
             time.sleep(nap)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo, nap: float = NAP_S) -> None:
+    """Receive datagrams while there are any; else nap."""
+    receiver.setblocking(False)
+    while True:
+        try:
+            answer_datagram(receiver, echo)
+        except BlockingIOError:
+            time.sleep(nap)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__, Option("--nap", NAP_S, "seconds to sleep between two rounds"))
+    run(
+        serve,
+        __doc__,
+        Option("--nap", NAP_S, "seconds to sleep between two rounds"),
+        datagrams=serve_datagrams,
+    )

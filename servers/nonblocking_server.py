@@ -7,9 +7,10 @@ Blocked    never while waiting; only for the copy itself.
 accept(2), recv(2), send(2), fcntl(2) for O_NONBLOCK
 """
 
+import contextlib
 import socket
 
-from servers.common import Echo, run, send_some
+from servers.common import Echo, answer_datagram, run, send_some
 
 
 def serve(listener: socket.socket, echo: Echo) -> None:
@@ -41,5 +42,13 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 connection.close()
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Try to receive a datagram, over and over."""
+    receiver.setblocking(False)
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            answer_datagram(receiver, echo)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

@@ -7,10 +7,11 @@ Blocked    the process, in poll(), not in recv().
 poll(2), accept(2), recv(2), send(2)
 """
 
+import contextlib
 import select
 import socket
 
-from servers.common import Echo, run, send_some
+from servers.common import Echo, answer_datagram, run, send_some
 
 
 def serve(listener: socket.socket, echo: Echo) -> None:
@@ -53,5 +54,16 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 poll.modify(fd, select.POLLIN)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Wait until a datagram is there, and answer it."""
+    receiver.setblocking(False)
+    poll = select.poll()
+    poll.register(receiver, select.POLLIN)
+    while True:
+        poll.poll()
+        with contextlib.suppress(BlockingIOError):  # its checksum was wrong: select(2), BUGS
+            answer_datagram(receiver, echo)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

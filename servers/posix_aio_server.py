@@ -18,12 +18,11 @@ import platform
 import signal
 import socket
 
-from servers.common import Echo, Stopped, run
+from servers.common import STOPPING, Echo, Stopped, run
 from servers.native import address_of
 
 COMPLETED = signal.SIGRTMIN
 ARRIVED = signal.SIGRTMIN + 1
-STOPPING = (signal.SIGTERM, signal.SIGINT)
 SIGEV_SIGNAL = 0
 # glibc starts 20 helpers at most unless told otherwise, and the 21st silent client would stop all.
 HELPERS = 4096

@@ -8,12 +8,11 @@ Blocked    one child, in both phases. A client beyond the bound waits in the lis
 fork(2), wait(2), accept(2), recv(2), send(2), tcp(7)
 """
 
-import signal
 import socket
 import struct
 
 from servers.children import Children
-from servers.common import Echo, Option, run
+from servers.common import Echo, Option, run, wait_until_stopped
 
 WORKERS = 16  # more than a handful of busy clients, so that the bound shows only when it is tried
 TCPI_UNACKED = 24  # its offset in struct tcp_info; for a listener, the clients not yet accepted
@@ -25,11 +24,11 @@ def serve(listener: socket.socket, echo: Echo, workers: int = WORKERS) -> None:
         for _ in range(workers):
             children.fork(work, listener, echo)
         try:
-            while True:
-                signal.pause()
+            wait_until_stopped()
         finally:
-            tcp_info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-            echo.more_counters["unserved"] = struct.unpack_from("I", tcp_info, TCPI_UNACKED)[0]
+            if listener.family != socket.AF_UNIX:
+                tcp_info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+                echo.more_counters["unserved"] = struct.unpack_from("I", tcp_info, TCPI_UNACKED)[0]
 
 
 def work(listener: socket.socket, echo: Echo) -> None:

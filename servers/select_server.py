@@ -9,11 +9,12 @@ Descriptors from 1024 (FD_SETSIZE) on do not fit into an fd_set: such clients ar
 select(2), accept(2), recv(2), send(2)
 """
 
+import contextlib
 import select
 import socket
 import sys
 
-from servers.common import Echo, run, send_some
+from servers.common import Echo, answer_datagram, run, send_some
 
 FD_SETSIZE = 1024  # select(2): fixed by the C library
 
@@ -47,6 +48,17 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 reading.add(ready)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Wait until a datagram is there, and answer it."""
+    receiver.setblocking(False)
+    while True:
+        select.select([receiver], [], [])
+        with contextlib.suppress(
+            BlockingIOError
+        ):  # its checksum was wrong: see BUGS in the man page
+            answer_datagram(receiver, echo)
+
+
 def accept(listener: socket.socket, echo: Echo) -> socket.socket | None:
     """Take a waiting client, unless it has gone or its descriptor does not fit into an fd_set."""
     try:
@@ -70,4 +82,4 @@ def accept(listener: socket.socket, echo: Echo) -> socket.socket | None:
 
 
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

@@ -9,6 +9,7 @@ What each receive returned is answered in upper case and with _SB behind it.
 epoll(7), epoll_wait(2), accept(2), recv(2), send(2); Python: library/selectors
 """
 
+import contextlib
 import selectors
 import socket
 
@@ -62,5 +63,22 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 close(ready)  # the client has reset the connection
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Register how to answer a datagram, and do it when one is there."""
+
+    def answer(receiver: socket.socket) -> None:
+        data, client = receiver.recvfrom(echo.buffer)
+        receiver.sendto(echo.reply(data) + SUFFIX, client)
+
+    receiver.setblocking(False)
+    selector = selectors.DefaultSelector()
+    selector.register(receiver, selectors.EVENT_READ, answer)
+    while True:
+        for key, _ in selector.select():
+            # OSError: a wrong checksum (select(2), BUGS), or no room for the answer.
+            with contextlib.suppress(OSError):
+                key.data(key.fileobj)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

@@ -17,11 +17,11 @@ import fcntl
 import os
 import signal
 import socket
+from collections.abc import Callable
 
-from servers.common import Echo, Stopped, run, send_some
+from servers.common import STOPPING, Echo, Stopped, answer_datagram, run, send_some
 
 SIGNAL = signal.SIGRTMIN
-STOPPING = (signal.SIGTERM, signal.SIGINT)
 SA_SIGINFO = 4
 
 SignalSet = ctypes.c_ulong * 16  # sigset_t of the C library: 1024 bits
@@ -52,6 +52,9 @@ class SignalAction(ctypes.Structure):
         ("sa_flags", ctypes.c_int),
         ("sa_restorer", ctypes.c_void_p),
     )
+
+
+KEPT: list[SignalAction] = []  # handlers, which the kernel calls for as long as the program runs
 
 
 def serve(listener: socket.socket, echo: Echo) -> None:
@@ -85,24 +88,11 @@ def serve(listener: socket.socket, echo: Echo) -> None:
             pass  # the client has reset the connection
         connections.pop(fd).close()
 
-    def handle(number: int, info: "ctypes._Pointer[SignalInfo]", context: int) -> None:
-        arrived.append((number, info.contents.si_fd))
-
-    # Held back everywhere but in sigsuspend(), so that the handler never interrupts the program
-    # in the middle of something, and no signal is missed between two looks.
-    held_back = (SIGNAL, signal.SIGIO, *STOPPING)
-    signal.pthread_sigmask(signal.SIG_BLOCK, held_back)
-    libc = ctypes.CDLL(None)
-    handler = Handler(handle)
-    all_signals = SignalSet(*[2**64 - 1] * 16)
-    action = SignalAction(handler, all_signals, SA_SIGINFO)
-    for held in held_back:
-        libc.sigaction(held, ctypes.byref(action), None)
-
+    wait = catch_signals(arrived)
     signal_arrivals(listener)
     accept()
     while True:
-        libc.sigsuspend(ctypes.byref(SignalSet()))
+        wait()
         while arrived:
             number, fd = arrived.pop(0)
             if number in STOPPING:
@@ -117,6 +107,42 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                 answer(fd)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Sleep until the handler has noted that datagrams have come, and answer them all."""
+    arrived: list[tuple[int, int]] = []
+    wait = catch_signals(arrived)
+    signal_arrivals(receiver)
+    while not any(number in STOPPING for number, _ in arrived):
+        arrived.clear()
+        try:
+            while True:
+                answer_datagram(receiver, echo)
+        except BlockingIOError:
+            wait()
+
+
+def catch_signals(arrived: list[tuple[int, int]]) -> Callable[[], None]:
+    """Have a handler note every signal in `arrived`; return the call that waits for one."""
+
+    def handle(number: int, info: "ctypes._Pointer[SignalInfo]", context: int) -> None:
+        arrived.append((number, info.contents.si_fd))
+
+    def wait() -> None:
+        libc.sigsuspend(ctypes.byref(SignalSet()))
+
+    # Held back everywhere but in sigsuspend(), so that the handler never interrupts the program
+    # in the middle of something, and no signal is missed between two looks.
+    held_back = (SIGNAL, signal.SIGIO, *STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, held_back)
+    libc = ctypes.CDLL(None)
+    all_signals = SignalSet(*[2**64 - 1] * 16)
+    action = SignalAction(Handler(handle), all_signals, SA_SIGINFO)
+    KEPT.append(action)
+    for number in held_back:
+        libc.sigaction(number, ctypes.byref(action), None)
+    return wait
+
+
 def signal_arrivals(ready: socket.socket) -> None:
     """Have this process sent SIGNAL, with the descriptor, whenever the socket gets ready."""
     ready.setblocking(False)
@@ -126,4 +152,4 @@ def signal_arrivals(ready: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

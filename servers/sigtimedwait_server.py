@@ -15,10 +15,9 @@ import os
 import signal
 import socket
 
-from servers.common import Echo, Stopped, run, send_some
+from servers.common import STOPPING, Echo, Stopped, answer_datagram, run, send_some
 
 SIGNAL = signal.SIGRTMIN
-STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(listener: socket.socket, echo: Echo) -> None:
@@ -70,6 +69,21 @@ def serve(listener: socket.socket, echo: Echo) -> None:
             answer(fd)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Wait for the signal that datagrams have come, and answer them all."""
+    expected = (SIGNAL, signal.SIGIO, *STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, expected)
+    signal_arrivals(receiver)
+    while True:
+        try:
+            while True:
+                answer_datagram(receiver, echo)
+        except BlockingIOError:
+            pass
+        if signal.sigwaitinfo(expected).si_signo in STOPPING:
+            raise Stopped
+
+
 def signal_arrivals(ready: socket.socket) -> None:
     """Have this process sent SIGNAL, with the descriptor, whenever the socket gets ready."""
     ready.setblocking(False)
@@ -79,4 +93,4 @@ def signal_arrivals(ready: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, datagrams=serve_datagrams)

@@ -1,7 +1,7 @@
 """Blocking I/O with a bounded pool of threads.
 
-Waits in   accept() in the main thread; a worker in a queue (futex) for a connection, then in recv()
-           for its data.
+Waits in   accept() in one thread; a worker in a queue (futex) for a connection, then in recv()
+           for its data. The main thread only waits for signals.
 Copies in  the same recv(), once data has come.
 Blocked    one worker, in both phases. A client beyond the bound is accepted, but waits in the queue
            until another client leaves: `longest_wait_us` and `unserved` in the counters tell.
@@ -24,24 +24,23 @@ Waiting = SimpleQueue[tuple[socket.socket, int]]  # accepted connections, and si
 def serve(listener: socket.socket, echo: Echo, workers: int = WORKERS) -> None:
     """Accept every client, and leave it to whichever worker is free first."""
     waiting: Waiting = SimpleQueue()
-    echo.more_counters["longest_wait_us"] = 0
-    for _ in range(workers):
-        threading.Thread(target=work, args=(waiting, echo), daemon=True).start()
-    try:
-        while True:
-            connection, _ = listener.accept()
-            echo.connections += 1
-            waiting.put((connection, time.monotonic_ns()))
-    finally:
-        echo.more_counters["unserved"] = waiting.qsize()
+    longest_us = [0] * workers  # wait of a client for each worker
+    echo.final_counters["longest_wait_us"] = lambda: max(longest_us)
+    echo.final_counters["unserved"] = waiting.qsize
+    for number in range(workers):
+        arguments = (waiting, longest_us, number, echo)
+        threading.Thread(target=work, args=arguments, daemon=True).start()
+    while True:
+        connection, _ = listener.accept()
+        echo.connections += 1
+        waiting.put((connection, time.monotonic_ns()))
 
 
-def work(waiting: Waiting, echo: Echo) -> None:
+def work(waiting: Waiting, longest_us: list[int], number: int, echo: Echo) -> None:
     """Serve one client after the other."""
     while True:
         connection, since = waiting.get()
-        wait_us = (time.monotonic_ns() - since) // 1000
-        echo.more_counters["longest_wait_us"] = max(echo.more_counters["longest_wait_us"], wait_us)
+        longest_us[number] = max(longest_us[number], (time.monotonic_ns() - since) // 1000)
         with connection:
             try:
                 while reply := echo.reply(connection.recv(echo.buffer)):
@@ -51,4 +50,4 @@ def work(waiting: Waiting, echo: Echo) -> None:
 
 
 if __name__ == "__main__":
-    run(serve, __doc__, Option("--workers", WORKERS, "threads in the pool"))
+    run(serve, __doc__, Option("--workers", WORKERS, "threads in the pool"), threads=True)

@@ -1,6 +1,7 @@
 """Blocking I/O with a thread for every connection.
 
-Waits in   accept() in the main thread, recv() in the thread of each connection.
+Waits in   accept() in one thread, recv() in the thread of each connection. The main thread only
+           waits for signals.
 Copies in  the same recv(), once data has come.
 Blocked    one thread, in both phases; the other threads go on.
 
@@ -32,4 +33,4 @@ def serve_client(connection: socket.socket, echo: Echo) -> None:
 
 
 if __name__ == "__main__":
-    run(serve, __doc__)
+    run(serve, __doc__, threads=True)

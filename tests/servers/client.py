@@ -35,8 +35,16 @@ class Server:
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             raise RuntimeError(f"{module}: {self.process.communicate()[1]}")
-        host, _, port = line.removeprefix("listening on ").strip().rpartition(":")
-        self.address = (host.strip("[]"), int(port))
+        self.listening_on = line.removeprefix("listening on ").strip()
+        self.family = socket.AF_UNIX
+        self.address: str | tuple[str, int] = self.listening_on.removeprefix("unix:")
+        if self.address == self.listening_on:
+            host, _, port = self.listening_on.removeprefix("udp:").rpartition(":")
+            self.family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+            self.address = (host.strip("[]"), int(port))
+        self.kind = (
+            socket.SOCK_DGRAM if self.listening_on.startswith("udp:") else socket.SOCK_STREAM
+        )
         self.errors = ""
 
     def __enter__(self) -> "Server":
@@ -57,7 +65,10 @@ class Server:
 
     def connect(self) -> socket.socket:
         """Return a new connection to the server."""
-        return socket.create_connection(self.address, timeout=PATIENCE_S)
+        connection = socket.socket(self.family, self.kind)
+        connection.settimeout(PATIENCE_S)
+        connection.connect(self.address)
+        return connection
 
     def descendants(self) -> set[int]:
         """Return the processes that the server has started."""

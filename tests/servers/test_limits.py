@@ -183,9 +183,3 @@ def test_too_many_clients_for_the_descriptor_limit_is_one_clear_line() -> None:
     assert done.returncode == 1
     assert errors.startswith("epoll_server: Too many open files; raise the limit, ulimit -n")
     assert errors.count("\n") == 1
-
-
-def test_servers_listen_on_ipv6() -> None:
-    with Server("servers.epoll_server", "--host", "::1") as server, server.connect() as connection:
-        assert connection.family == socket.AF_INET6
-        assert exchange(connection) == payload(64).upper()

@@ -24,6 +24,7 @@ from tests.servers.client import (
     taken_port,
     within,
 )
+from tests.servers.soak import misbehave
 
 # A prime number of messages for each size: one segment, one receive, several receives.
 MESSAGES = {64: 101, 4096: 53, 200_000: 7}
@@ -72,14 +73,6 @@ def test_every_message_is_answered_and_counted(model: Model, server: Server) -> 
     small = MESSAGES[64] + MESSAGES[4096]
     assert small + MESSAGES[200_000] <= counters["messages"] <= small + 7 * 200
     assert server.errors == ""
-
-
-def test_small_messages_are_counted_one_by_one(model: Model, server: Server) -> None:
-    with server.connect() as connection:
-        for _ in range(101):
-            echo(connection, model, 64)
-    counters = server.stop()
-    assert (counters["messages"], counters["bytes_received"]) == (101, 101 * 64)
 
 
 def test_half_closed_client_still_gets_every_answer(model: Model, server: Server) -> None:
@@ -149,14 +142,21 @@ def test_more_clients_than_the_listen_queue_holds(model: Model) -> None:
     assert (counters["connections"], counters["messages"]) == (12, 36)
 
 
-def test_stops_on_sigterm_and_leaves_no_process(model: Model, server: Server) -> None:
+def test_stands_a_client_that_misbehaves_in_every_way(model: Model) -> None:
+    assert list(misbehave(model, seconds=0.25)) == []
+
+
+def test_stops_on_sigterm_with_exact_counters_and_leaves_no_process(
+    model: Model, server: Server
+) -> None:
     with server.connect() as connection:
-        echo(connection, model, 64)
+        for _ in range(101):
+            echo(connection, model, 64)
         children = server.descendants()
         started = time.monotonic()
         counters = server.stop()
         assert time.monotonic() - started < 2
-    assert counters["messages"] == 1
+    assert (counters["messages"], counters["bytes_received"]) == (101, 101 * 64)
     assert within(2, lambda: not any(map(alive, children)))
 
 
