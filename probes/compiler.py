@@ -192,7 +192,7 @@ def _reason(error: Exception) -> str:
 @contextlib.contextmanager
 def _redirected(descriptor: int) -> Iterator[None]:
     libc = ctypes.CDLL(None)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     libc.fflush(None)
     kept = [(number, os.dup(number)) for number in (1, 2)]
