@@ -2,7 +2,7 @@
 
 A plain epoll loop on purpose. With 64-byte messages over loopback TCP to an echo server in C, an
 io_uring whose rings numpy fills and reads took 308 k replies/s on 256 connections and this loop
-238 k; but 113 k against 220 k on 10 connections, and 17 k against 95 k on one, for a small batch
+238 k; but 123 k against 220 k on 10 connections, and 17 k against 95 k on one, for a small batch
 does not pay for numpy. Three quarters of this loop's time is the kernel's TCP, which a ring does
 not save. And here each reply has its own time stamp, there only the batch would. What can be done
 a column at a time (comparing replies, counting latencies) is.
@@ -10,93 +10,31 @@ a column at a time (comparing replies, counting latencies) is.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import heapq
 import itertools
 import os
 import select
-import struct
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from servers.load_lanes import Lane, Lanes, failure
-from servers.load_latency import Latencies
 from servers.load_messages import WINDOWS, Message, Messages
 from servers.load_options import Address, LoadError, LoadOptions
 from servers.load_schedule import due_times
+from servers.load_tally import Connected, Tally
+from servers.load_timer import NEVER, SECOND, Timer
 
-__all__ = ("Connected", "Engine", "Tally")
+__all__ = ("Engine",)
 
 BATCH = 256  # replies compared at once: a pause of 30 us, and 0.1 us for each of them
 LARGE = 16_384  # bytes; from here on replies are compared piece by piece, and never gathered
 SCRATCH = 1 << 20
 EVENTS = 1024
-NEVER = 1 << 62
-SECOND = 1_000_000_000
 QUIET_S = 0.05  # how often time limits are looked at
-TIMER_ABSTIME = 1  # TFD_TIMER_ABSTIME
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True)
-class Connected:
-    """How connecting went: busy and idle connections that stand, and those still trying."""
-
-    busy: int
-    idle: int
-    pending: int
-
-
-@dataclass
-class Tally:
-    """What a run came to; times in ns of CLOCK_MONOTONIC."""
-
-    started_ns: int = 0
-    stopped_ns: int = 0
-    connections_made: int = 0
-    connections_served: int = 0
-    messages: int = 0
-    verified: int = 0
-    unsent: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    idle_open: int = 0
-    cpu_s: float = 0.0
-    errors: Counter[str] = field(default_factory=Counter)
-    latencies: Latencies = field(default_factory=Latencies)
-
-
-class Timer:
-    """A timerfd: epoll_wait(2) itself counts in milliseconds, and arrivals come closer."""
-
-    def __init__(self) -> None:
-        self.fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self.fd < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        self._at = NEVER
-
-    def set(self, at_ns: int) -> None:
-        """Fire at this time."""
-        if at_ns == self._at or at_ns == NEVER:
-            return
-        self._at = at_ns
-        value = struct.pack("@4l", 0, 0, *divmod(at_ns, SECOND))
-        _libc.timerfd_settime(self.fd, TIMER_ABSTIME, value, None)
-
-    def clear(self) -> None:
-        """Take in that it fired."""
-        self._at = NEVER
-        try:
-            os.read(self.fd, 8)
-        except BlockingIOError:
-            return
 
 
 class Engine:
