@@ -153,6 +153,41 @@ with NetNS("apart") as other:
     assert b"tbf" in stdout
 
 
+@pytest.mark.parametrize("series", OLD_AND_NEW)
+def test_functions_of_the_kernel_can_be_probed_in_the_guest(series: str, tmp_path: Path) -> None:
+    program = """
+import ctypes, os, socket
+from probes.compiler import compile_program, load_function
+
+TRACING = 26
+TEXT = '''
+BPF_ARRAY(calls, u64, 2);
+int by_kprobe(struct pt_regs *ctx)
+{
+    if (bpf_get_current_pid_tgid() >> 32 == OWN_PID) calls.increment(0);
+    return 0;
+}
+KFUNC_PROBE(tcp_recvmsg, struct sock *sk)
+{
+    if (bpf_get_current_pid_tgid() >> 32 == OWN_PID) calls.increment(1);
+    return 0;
+}
+'''
+program = compile_program(TEXT, cflags=[f"-DOWN_PID={os.getpid()}"])
+program.attach_kprobe(event=b"tcp_recvmsg", fn_name=b"by_kprobe")
+program.attach_kfunc(b"kfunc__tcp_recvmsg")
+with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_connection(server.getsockname()) as sender, server.accept()[0] as receiver:
+        for _ in range(13):
+            sender.sendall(b"x")
+            assert receiver.recv(8) == b"x"
+print(os.uname().release, *(program[b"calls"][ctypes.c_int(way)].value for way in (0, 1)))
+"""
+    result, stdout, stderr = in_guest(tmp_path, sys.executable, "-c", program, series=series)
+    assert (result.exit_code, stderr) == (0, b"")
+    assert stdout.decode().split() == [result.release, "13", "13"]
+
+
 def test_a_panic_is_an_error_with_the_consoles_last_lines(tmp_path: Path) -> None:
     script = (
         "echo before; echo precious > file; sync; sleep 2; echo c > /proc/sysrq-trigger; sleep 60"
