@@ -27,7 +27,7 @@ from servers.io_uring import (
     Buffers,
     Completion,
     Ring,
-    missing_multishot,
+    missing_multishot as missing,
 )
 from servers.native import address_of
 
@@ -119,4 +119,4 @@ def serve(listener: socket.socket, echo: Echo) -> None:
 
 
 if __name__ == "__main__":
-    run(serve, __doc__, missing=missing_multishot)
+    run(serve, __doc__, missing=missing)

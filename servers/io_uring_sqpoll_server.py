@@ -11,7 +11,8 @@ import os
 import socket
 
 from servers.common import Echo, run
-from servers.io_uring import ACCEPT, RECV, SEND, SETUP_SQPOLL, Ring, missing_sqpoll
+from servers.io_uring import ACCEPT, RECV, SEND, SETUP_SQPOLL, Ring
+from servers.io_uring import missing_sqpoll as missing
 from servers.native import address_of
 
 # The poller sleeps when nothing was submitted for so long: longer than the pauses of a busy
@@ -71,4 +72,4 @@ def serve(listener: socket.socket, echo: Echo) -> None:
 
 
 if __name__ == "__main__":
-    run(serve, __doc__, missing=missing_sqpoll)
+    run(serve, __doc__, missing=missing)

@@ -17,6 +17,9 @@ from servers.models import by_name
 from tests.servers.client import PATIENCE_S, ROOT, Server, alive, payload, receive, within
 
 
+ASK_MODEL = "import sys, servers.models; print(servers.models.by_name(sys.argv[1]).missing())"
+
+
 def exchange(connection: socket.socket, size: int = 64) -> bytes:
     connection.sendall(payload(size))
     return receive(connection, size)
@@ -160,6 +163,15 @@ def test_a_host_without_io_uring_is_told_and_exits_5(error: int, reason: str) ->
         assert done.returncode == 5, done.stderr
         assert reason in done.stderr
         assert done.stderr.count("\n") == 1
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK_MODEL, name],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            preexec_fn=lambda: forbid_io_uring(error),
+        )
+        assert done.stderr.endswith(f": {asked.stdout}")
 
 
 def test_too_many_clients_for_the_descriptor_limit_is_one_clear_line() -> None:
