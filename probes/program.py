@@ -98,6 +98,7 @@ class Program:
         self._open_thread = self._load("open_thread")
         self._close_thread = self._load("close_thread")
         self._fill_free_slots()
+        self._counted_before = self._counts()
 
     def _compile(self) -> Any:
         flags = [
@@ -197,10 +198,19 @@ class Program:
         """Return the threads that are traced now."""
         return [tid.value for tid in self._bpf["slots"]]
 
-    def counters(self) -> Counters:
-        """Return what was counted since the program was loaded."""
+    def reset(self) -> None:
+        """Forget the sockets and the counts of an earlier recording."""
+        self._bpf["sockets"].clear()
+        self._counted_before = self._counts()
+
+    def _counts(self) -> list[int]:
         size = _COUNT_HITS + len(self._functions)
-        values = [sum(self._bpf["counters"][ctypes.c_int(i)]) for i in range(size)]
+        return [sum(self._bpf["counters"][ctypes.c_int(i)]) for i in range(size)]
+
+    def counters(self) -> Counters:
+        """Return what was counted since ``reset``."""
+        pairs = zip(self._counts(), self._counted_before, strict=True)
+        values = [now - before for now, before in pairs]
         return Counters(
             {name: values[kind] for name, kind in layout.KINDS.items()},
             {name: values[_COUNT_LOST + kind] for name, kind in layout.KINDS.items()},

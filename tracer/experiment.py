@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from probes.plan import Backend
+from probes.program import Program
 from servers.load import Load, LoadError, LoadOptions, Result
 from servers.models import Model
 from tracer import progress
@@ -34,28 +34,24 @@ class Outcome:
 
 
 def run_model(
+    program: Program,
     model: Model,
     options: LoadOptions,
     output: Path,
     *,
     wish: Wish,
-    attached: Callable[[], object],
     server_arguments: Sequence[str] = (),
     force: bool = False,
-    backend: Backend | None = None,
 ) -> Outcome:
     """Run the server of ``model`` under load, traced, and leave its trace in ``output``.
 
     Connections are made while the server is traced already, so accepting them is in the trace.
-    ``attached`` is called once the probes are. A wish to stop ends the load early and keeps what
+    ``program`` is attached. A wish to stop ends the load early and keeps what
     was measured. Raises ``IophaseError``.
     """
     options = replace(options, suffix="_SB" if model.name == "selectors" else options.suffix)
     with contextlib.ExitStack() as stack:
-        session = stack.enter_context(
-            Session(output, model=model.name, force=force, backend=backend)
-        )
-        attached()
+        session = stack.enter_context(Session(program, output, model=model.name, force=force))
         server = stack.enter_context(ReferenceServer(model, server_arguments))
         try:
             load = stack.enter_context(Load(server.address, options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from tracer.version import __version__
 if TYPE_CHECKING:
     from probes.program import Counters
 
-__all__ = ("Progress", "Session")
+__all__ = ("Progress", "Session", "attached_program")
 
 Progress = Callable[[int, int], object]
 
@@ -37,40 +37,35 @@ _FOLLOW_ROUNDS = 100
 class Session:
     """Traces processes from ``follow`` to ``stop``, and leaves a trace directory with ``save``.
 
-    A context manager: leaving it detaches everything, whatever happened; what was recorded and not
+    A context manager: leaving it ends the recording, whatever happened; what was recorded and not
     saved stays in the directory as a trace that was cut short.
     """
 
     def __init__(
         self,
+        program: Program,
         output: Path,
         *,
         model: str | None = None,
         command: list[str] | None = None,
         force: bool = False,
-        ring_bytes: int = RING_BYTES,
-        backend: Backend | None = None,
     ) -> None:
-        """Create the trace directory and attach the probes; nothing is traced yet.
+        """Create the trace directory; nothing is traced yet.
 
-        ``ring_bytes`` is a power of two. Raises ``IophaseError`` when the directory cannot be made,
-        or when this host refuses a probe that is required.
+        ``program`` is attached, and serves one session at a time. Raises ``IophaseError`` when the
+        directory cannot be made.
         """
-        self._info = _new_info(model, command)
+        self._program = program
+        self._info = _new_info(program, model, command)
         self._directory = create(output, self._info, CALLS, force)
         self._stopped = False
         with contextlib.ExitStack() as stack:
             stack.callback(self._discard)
-            self._program = _attach(ring_bytes, backend, stack)
-            self._info = replace(
-                self._info,
-                backend=self._program.backend,
-                probes=_probe_states(self._program, None),
-            )
-            ring = RingReader(self._program.ring_fd, ring_bytes, RECORD_SIZE)
+            ring = RingReader(program.ring_fd, program.ring_bytes, RECORD_SIZE)
             stack.callback(ring.close)
             self._drain = Drain(ring, self._directory.spool.append)
-            self._attached = stack.pop_all()
+            program.reset()
+            self._opened = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +80,7 @@ class Session:
             if error is None or self._info.targets:
                 self.stop()
         finally:
-            self._attached.close()
+            self._opened.close()
 
     @property
     def path(self) -> Path:
@@ -179,23 +174,33 @@ class Session:
         )
 
 
-def _attach(ring_bytes: int, backend: Backend | None, stack: contextlib.ExitStack) -> Program:
-    try:
-        program = Program(make_plan(backend), ring_bytes=ring_bytes)
-        stack.callback(program.close)
-        program.attach()
-    except ProbeError as error:
-        raise IophaseError(f"{error}; 'iophase doctor' says what this host allows") from error
-    return program
+@contextlib.contextmanager
+def attached_program(
+    backend: Backend | None = None, ring_bytes: int = RING_BYTES
+) -> Iterator[Program]:
+    """Attach the probes for the sessions in the block, by the best backend or only by ``backend``.
+
+    ``ring_bytes`` is a power of two. Raises ``IophaseError`` when this host refuses a probe that is
+    required, or the backend.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            program = Program(make_plan(backend), ring_bytes=ring_bytes)
+            stack.callback(program.close)
+            program.attach()
+        except ProbeError as error:
+            raise IophaseError(f"{error}; 'iophase doctor' says what this host allows") from error
+        yield program
 
 
-def _new_info(model: str | None, command: list[str] | None) -> TraceInfo:
+def _new_info(program: Program, model: str | None, command: list[str] | None) -> TraceInfo:
     now = Clock(monotonic_ns=time.monotonic_ns(), realtime_ns=time.time_ns())
     return TraceInfo(
         iophase=__version__,
         kernel=platform.release(),
         arch=platform.machine(),
-        backend="tracepoint",
+        backend=program.backend,
+        probes=_probe_states(program, None),
         clock=now,
         started=now["monotonic_ns"],
         model=model,

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
 from analysis.load import Trace, load
-from probes.program import RING_BYTES
+from probes.plan import Backend
+from probes.program import RING_BYTES, Program
 from tests.live.target import Target
-from tracer.session import Session
+from tracer.session import Session, attached_program
 
 __all__ = ("PHASES", "assert_closed", "record", "recording", "total")
 
 PHASES = ("sleep_ns", "runq_ns", "spin_ns", "check_ns", "copy_ns", "overhead_ns")
 
 
+_attached = contextlib.ExitStack()
+atexit.register(_attached.close)
+
+
+@functools.lru_cache(maxsize=1)
+def attached(ring_bytes: int, backend: Backend | None) -> Program:
+    """Return the probes, attached until others are asked for: attaching takes a second."""
+    _attached.close()
+    return _attached.enter_context(attached_program(backend, ring_bytes))
+
+
 @contextmanager
 def recording(path: Path, *, ring_bytes: int = RING_BYTES) -> Iterator[Session]:
-    """Yield an attached session; at the end its trace is in ``path``."""
-    with Session(path, ring_bytes=ring_bytes) as session:
+    """Yield a session; at the end its trace is in ``path``.
+
+    IOPHASE_TEST_BACKEND names the backend; without it, it is the best of this host.
+    """
+    backend = cast("Backend | None", os.environ.get("IOPHASE_TEST_BACKEND"))
+    with Session(attached(ring_bytes, backend), path) as session:
         yield session
         session.save()
 

@@ -16,7 +16,7 @@ from tracer.errors import FAILED, LOST, USAGE, IophaseError
 
 if TYPE_CHECKING:
     from tracer.launched import Launched
-    from tracer.session import Session
+    from tracer.session import Session, attached_program
     from tracer.stopping import Wish
     from tracer.traceinfo import TraceInfo
 
@@ -62,14 +62,9 @@ class Record:
         command, pids = _target(args)
         output = args.output or Path("traces") / time.strftime("record-%Y%m%d-%H%M%S")
         with contextlib.ExitStack() as stack:
+            program = stack.enter_context(attached_program(args.backend, args.ring or RING_BYTES))
             session = stack.enter_context(
-                Session(
-                    output,
-                    command=command or None,
-                    force=args.force,
-                    ring_bytes=args.ring or RING_BYTES,
-                    backend=args.backend,
-                )
+                Session(program, output, command=command or None, force=args.force)
             )
             launched = Launched(command) if command else None
             if launched is not None:

@@ -95,13 +95,15 @@ def _run_all(
 ) -> tuple[dict[str, Outcome], list[str]]:
     from tracer import privileges, progress
     from tracer.experiment import run_model
+    from tracer.session import attached_program
     from tracer.stopping import stopping
 
     options = _options(args)
     server_arguments = ["--work", str(args.work)] if args.work else []
     done: dict[str, Outcome] = {}
     problems: list[str] = []
-    with stopping() as wish:
+    with attached_program(args.backend) as program, stopping() as wish:
+        privileges.drop()
         for number, model in enumerate(models, 1):
             if wish.stop:
                 problems.append("interrupted")
@@ -112,14 +114,13 @@ def _run_all(
             progress.step(f"[{number}/{len(models)}] {model.name} ...")
             try:
                 done[model.name] = run_model(
+                    program,
                     model,
                     options,
                     output / model.name,
                     wish=wish,
-                    attached=privileges.drop,
                     server_arguments=server_arguments,
                     force=args.force,
-                    backend=args.backend,
                 )
             except IophaseError as error:
                 if error.exit_code == USAGE:
