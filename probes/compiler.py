@@ -32,6 +32,7 @@ _SHOWN_LINES = 12
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"[^\n]*$', re.M)
 _ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[^\n]*$", re.M)
 
+_COMPILER_ERROR = re.compile(r"\S.*:\d+:\d+: (fatal )?error: ")
 _TYPES_PATH = re.compile(r"/proc/self/fd/\d+")
 
 _SEARCH_PATHS = ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH")
@@ -212,7 +213,7 @@ def _last_useful(said: str) -> str:
     said = _TYPES_PATH.sub("kernel types", said)
     noise = ("bpf: Failed to load program", "processed ")
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(noise)]
-    errors = [at for at, line in enumerate(lines) if "error:" in line]
+    errors = [at for at, line in enumerate(lines) if _COMPILER_ERROR.match(line)]
     if errors:
         lines = [line for at in errors for line in lines[at : at + 3]][:_SHOWN_LINES]
     return "\n".join(lines[-_SHOWN_LINES:])
