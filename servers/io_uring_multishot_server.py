@@ -27,13 +27,15 @@ from servers.io_uring import (
     Buffers,
     Completion,
     Ring,
-    missing_multishot as missing,
+    missing_multishot,
 )
 from servers.native import address_of
 
 BUFFERS = 64  # a power of 2; with 64 KiB each, 4 MiB for all clients together
 # A client that takes no answers is not read any further once so many wait for it.
 WAITING_ANSWERS = 16
+
+missing = missing_multishot  # for models.py, too
 
 
 class Client:

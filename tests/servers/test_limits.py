@@ -16,7 +16,6 @@ import pytest
 from servers.models import by_name
 from tests.servers.client import PATIENCE_S, ROOT, Server, alive, payload, receive, within
 
-
 ASK_MODEL = "import sys, servers.models; print(servers.models.by_name(sys.argv[1]).missing())"
 
 
