@@ -28,6 +28,8 @@ def _extremes(summary: pd.DataFrame, column: str) -> tuple[str, float, str, floa
 
 def headline(summary: pd.DataFrame) -> Iterator[str]:
     """Yield the sentences; one whose figures are absent is left out."""
+    # a server whose receives no probe saw (its workers, its ring) says nothing about them
+    summary = summary[summary["deliveries"] > 0].reset_index(drop=True)
     wait, copy = summary["wait"].dropna(), summary["copy"].dropna()
     if len(wait) and len(copy):
         yield (

@@ -43,7 +43,7 @@ def _load(trace: Trace) -> str:
     rate = f"{workload['rate']:g} messages/s" if workload.get("rate") else "as fast as answered"
     return (
         f"{workload['connections']} busy{idle} connections, {workload['size']} B, {rate}, "
-        f"{workload['duration_s']:.3g} s"
+        f"{workload['duration_s']:.0f} s"
     )
 
 
@@ -91,12 +91,20 @@ def _probes(traces: Sequence[Trace]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
+def _typographic(value: Any) -> Any:
+    """Write the micro sign that the terminal's tables do without."""
+    return value.replace(" us", " µs") if type(value) is str else value
+
+
 def page(traces: Sequence[Trace], *, families: Mapping[str, str] | None = None) -> str:
     """Return the page on some traces. Raises TraceError on a damaged file."""
+    for trace in traces:
+        trace.keep_if_small()
     summary = summarise(traces, families)
     environment = Environment(
         loader=PackageLoader("analysis"),
         autoescape=True,
+        finalize=_typographic,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -107,7 +115,7 @@ def page(traces: Sequence[Trace], *, families: Mapping[str, str] | None = None) 
         heading="Waiting or copying?",
         models=names,
         verdict=list(headline(summary)),
-        alarms=[*loss_lines(traces), *_missing(traces)],
+        alarms=list(loss_lines(traces)),
         cautions=[
             line for line in warnings(traces) if " lost " not in line and "cut short" not in line
         ],
@@ -116,14 +124,9 @@ def page(traces: Sequence[Trace], *, families: Mapping[str, str] | None = None) 
         figures=all_figures(traces, summary),
         notes=list(footnotes(traces, summary)),
         probes=_probes(traces),
+        missing=len({name for trace in traces for name, _ in unattached(trace)}),
         commands=commands(traces),
     )
-
-
-def _missing(traces: Sequence[Trace]) -> list[str]:
-    """Say which probes did not attach: without them some figures are absent."""
-    names = dict.fromkeys(name for trace in traces for name, _ in unattached(trace))
-    return [f"NOT ATTACHED: {', '.join(names)}"] if names else []
 
 
 def write_html(

@@ -17,11 +17,14 @@ import pandas as pd
 
 from analysis.errors import TraceError
 from analysis.schema import CALLS, DELIVERIES, SCHEMA_VERSION, SOCKETS, TABLES, THREADS, Table
-from analysis.sources import check_source, read_frame, read_pieces
+from analysis.sources import check_source, read_frame, read_pieces, source_bytes
 
 __all__ = ("META_FILE", "Trace", "load", "load_many", "load_meta")
 
 META_FILE = "trace.json"
+
+KEEP_BYTES = 100 << 20
+"""A million calls as CSV; as a frame about as much."""
 
 _REQUIRED_META = ("schema", "backend", "kernel", "targets", "lost", "emitted", "recorded")
 
@@ -89,6 +92,11 @@ class Trace:
             frame: pd.DataFrame = self.__dict__[table.name]
             return frame[list(columns)]
         return read_frame(self.path, table, columns)
+
+    def keep_if_small(self) -> None:
+        """Load the calls once for all that follows, if they are few enough to be kept."""
+        if source_bytes(self.path, CALLS) <= KEEP_BYTES:
+            _ = self.calls
 
     def pieces(self, table: Table, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
         """Yield some columns of a table in pieces that fit into memory. Raises TraceError."""

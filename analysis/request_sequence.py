@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.load import Trace
@@ -15,6 +16,8 @@ from analysis.schema import CALLS, DELIVERIES, PHASE_COLUMNS
 from analysis.thread_calls import to_int
 
 __all__ = ("RequestSequence", "Step", "typical_request")
+
+Ints = npt.NDArray[np.int64]
 
 MAX_STEPS = 5
 """Calls drawn one by one; of more, the middle is put together and counted."""
@@ -47,48 +50,63 @@ class RequestSequence:
     bytes: int
 
 
-def _typical(data: pd.DataFrame) -> pd.Series | None:
-    """Return the delivery whose time is the median, so that a figure shows no freak."""
-    known = data.dropna(subset=["ready_ns", "copied_ns"])
-    if known.empty:
-        return None
-    took = to_int(known["copied_ns"] - known["ready_ns"])
-    middle = np.argsort(took, kind="stable")[len(took) // 2]
-    return known.iloc[int(middle)]
-
-
 def typical_request(trace: Trace) -> RequestSequence | None:
-    """Return the request whose delivery took the median time, or None if no delivery is known.
+    """Return a request of the trace that is neither quick nor slow, or None if there is none.
 
     It begins with the first call after the thread had last taken data, and ends with the call that
-    copied this data.
+    copied this data. Of the requests that were asked for before their data came, the way the book
+    draws them, it is the one whose delivery took the median time; of all, if none was.
     """
-    columns = ["socket", "tid", "ready_ns", "noticed_ns", "copied_ns", "bytes"]
-    delivery = _typical(trace.read(DELIVERIES, columns))
-    if delivery is None:
-        return None
-    wanted = ["ts_ns", "duration_ns", "tid", "context", "call", "socket", "result", "bytes"]
+    columns = ["tid", "ready_ns", "noticed_ns", "copied_ns", "bytes"]
+    data = trace.read(DELIVERIES, columns).dropna(subset=["ready_ns", "copied_ns"])
+    wanted = ["ts_ns", "duration_ns", "tid", "context", "call", "result", "bytes"]
     calls = trace.read(CALLS, [*wanted, *PHASE_COLUMNS])
-    own = calls[(calls["tid"] == delivery["tid"]).fillna(False)]
-    own = own.sort_values("ts_ns", kind="stable", ignore_index=True)
-    begins = to_int(own["ts_ns"])
-    last = int(np.searchsorted(begins, int(delivery["copied_ns"]), side="left")) - 1
-    if last < 0:
+    if data.empty or calls.empty:
         return None
-    took = to_int(own["bytes"]) > 0
-    earlier = np.flatnonzero(took[:last])
-    first = int(earlier[-1]) + 1 if len(earlier) else 0
-    steps = [_step(row) for row in own.iloc[first : last + 1].to_dict("records")]
+    calls = calls.iloc[np.lexsort((to_int(calls["ts_ns"]), to_int(calls["tid"])))]
+    first, last = _spans(calls, data)
+    known = first <= last
+    asked = known & (to_int(calls["ts_ns"])[first] <= to_int(data["ready_ns"]))
+    chosen = np.flatnonzero(asked if asked.any() else known)
+    if not len(chosen):
+        return None
+    took = to_int(data["copied_ns"] - data["ready_ns"])[chosen]
+    index = int(chosen[np.argsort(took, kind="stable")[len(took) // 2]])
+    delivery = data.iloc[index]
+    own = calls.iloc[first[index] : last[index] + 1]
     noticed = delivery["noticed_ns"]
     return RequestSequence(
         model=trace.model or trace.name,
         tid=int(delivery["tid"]),
-        steps=_fold(steps),
+        steps=_fold([_step(row) for row in own.to_dict("records")]),
         ready_ns=int(delivery["ready_ns"]),
         noticed_ns=None if pd.isna(noticed) else int(noticed),
         copied_ns=int(delivery["copied_ns"]),
         bytes=0 if pd.isna(delivery["bytes"]) else int(delivery["bytes"]),
     )
+
+
+def _spans(calls: pd.DataFrame, data: pd.DataFrame) -> tuple[Ints, Ints]:
+    """Return the positions of the first and the last call of each delivery, first > last if none.
+
+    ``calls`` are sorted by thread and time.
+    """
+    tids, begins = to_int(calls["tid"]), to_int(calls["ts_ns"])
+    taken, copied = to_int(data["tid"]), to_int(data["copied_ns"])
+    origin = min(int(begins.min()), int(copied.min()))
+    span = max(int(begins.max()), int(copied.max())) - origin + 1
+    threads = np.unique(tids)
+    keys = np.searchsorted(threads, tids) * span + begins - origin
+    wanted = np.searchsorted(threads, taken) * span + copied - origin
+    last = np.searchsorted(keys, wanted, side="left") - 1
+    missing = (last < 0) | (tids[np.maximum(last, 0)] != taken)
+    # the call after the last one before it that took data, or the first of its thread
+    position = np.arange(len(tids))
+    fresh = np.concatenate([[True], tids[1:] != tids[:-1]])
+    took = to_int(calls["bytes"]) > 0
+    after_take = np.concatenate([[False], took[:-1]])
+    start = np.maximum.accumulate(np.where(fresh | after_take, position, 0))
+    return np.where(missing, 0, start[last]), np.where(missing, -1, last)
 
 
 def _step(row: Mapping[Hashable, Any]) -> Step:

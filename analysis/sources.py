@@ -13,7 +13,7 @@ from analysis.parquet import read_parquet_batches
 from analysis.schema import Table
 from analysis.table_reader import arrow_schema, check_header, read_batches, to_frame
 
-__all__ = ("check_source", "read_frame", "read_pieces")
+__all__ = ("check_source", "read_frame", "read_pieces", "source_bytes")
 
 ROWS_PER_PIECE = 1 << 20
 """Rows of a piece: about 140 MB as a frame of all columns of calls."""
@@ -31,6 +31,11 @@ def check_source(directory: Path, table: Table) -> None:
     path = _find(directory, table)
     if path.suffix == ".csv":
         check_header(path, table)
+
+
+def source_bytes(directory: Path, table: Table) -> int:
+    """Return the size of the file that holds a table."""
+    return _find(directory, table).stat().st_size
 
 
 def _batches(

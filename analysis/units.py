@@ -28,7 +28,7 @@ def time_text(nanoseconds: float | None) -> str:
     for size, unit in _TIME_UNITS:
         if abs(nanoseconds) >= size * 0.9995:
             return f"{_three_digits(nanoseconds / size)} {unit}"
-    return f"{nanoseconds:.0f} ns"
+    return "<1 ns" if 0 < nanoseconds < 0.5 else f"{nanoseconds:.0f} ns"
 
 
 def share_text(share: float | None) -> str:

@@ -40,7 +40,7 @@ def delivery_ecdf(traces: Sequence[Trace], names: Sequence[str]) -> Figure:
         ylim=(0, 101),
         title="How long data waited",
     )
-    axes.grid(which="both")
+    axes.grid()
     if axes.lines:
         figure.legend(loc="outside right upper")
     return figure

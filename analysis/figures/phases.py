@@ -64,7 +64,7 @@ def phases(summary: pd.DataFrame) -> Figure:
     _bars(left, summary[list(SHARES)] * 100, SHARES, 100)
     left.set(xlim=(0, 100), xlabel="share of the threads' wall time (%)", title="Where time went")
     left.set_yticks(range(len(names)), names)
-    left.invert_yaxis()
+    left.set_ylim(len(names) - 0.4, -0.6)
     for row, copy in enumerate(summary["copy"]):
         left.annotate(
             f"copy {share_text(copy)} %",
