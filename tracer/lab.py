@@ -45,6 +45,7 @@ CONSOLE_LINES = 25
 
 _PANIC = "Kernel panic"
 _CRASH = re.compile(rf"\b(BUG: |Oops: |{_PANIC})")
+_NO_SPACE = 64 * 1024
 _CONSOLE_KEPT = 64 * 1024
 _LONGEST_JOB = 100_000  # fits into a socket's buffer (net.core.wmem_default is 208 KiB)
 _PR_SET_PDEATHSIG = 1
@@ -94,9 +95,15 @@ def run_in_lab(
     guest = _Guest(cached, stdout or sys.stdout.buffer, stderr or sys.stderr.buffer)
     try:
         guest.start(emulator, shared)
-        return guest.run(job, timeout_s)
+        result = guest.run(job, timeout_s)
     finally:
         guest.close()
+    # The guest writes behind: its command has not been told what did not fit.
+    if shutil.disk_usage(shared).free < _NO_SPACE:
+        raise IophaseError(
+            f"no space left for {shared}: what the guest wrote there is incomplete; make room"
+        )
+    return result
 
 
 def _program(name: str) -> str:

@@ -205,6 +205,20 @@ def test_a_panic_is_an_error_with_the_consoles_last_lines(tmp_path: Path) -> Non
     assert not emulators_of(os.getpid())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
+def test_files_that_did_not_fit_are_an_error(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "none", small])
+    if mounted.returncode:
+        pytest.skip("cannot mount here")
+    try:
+        with pytest.raises(IophaseError, match=f"no space left for {small}"):
+            in_guest(small, "sh", "-c", f"head -c 2000000 /dev/zero > {small}/large")
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 def test_a_command_that_never_ends_is_ended(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(IophaseError, match="no end after 15 s"):
