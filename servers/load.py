@@ -56,13 +56,16 @@ class Result:
     """What a load came to.
 
     messages: whole replies; verified: those of them that were right. errors: all failures;
-    error_kinds: the same by kind. connections: busy ones asked for; connections_made: all that
-    came to stand; connections_served: busy ones that had a reply. idle_open: idle ones still open
-    at the end. unsent: messages of an open loop that were due, but for which no connection became
-    free until `timeout` seconds after the end. duration_s: from the start to the end of the
-    period, or to the last reply if that is later; requests_per_s: messages / duration_s.
-    latency_ns: from the sending, in an open loop from the intended sending, to the whole reply.
-    cpu_s: CPU time the generator took. started_ns: CLOCK_MONOTONIC.
+    error_kinds: the same by kind, with "idle: ", "connecting: " or "between messages: " where no
+    message was under way. unsent: messages that were due in an open loop, or asked for by number,
+    and were not sent, as no connection became free until `timeout` seconds after the end, or all
+    had failed; so verified + failed messages + unsent is the number asked for.
+    connections: busy ones asked for; connections_made: all that came to stand;
+    connections_served: busy ones that had a reply. idle_open: idle ones still open at the end.
+    duration_s: from the start to the end of the period, or to the last reply if that is later;
+    requests_per_s: messages / duration_s. latency_ns: from the sending, in an open loop from the
+    intended sending, to the whole reply. cpu_s: CPU time the generator took. started_ns:
+    CLOCK_MONOTONIC.
     """
 
     address: str
@@ -354,7 +357,7 @@ def describe(result: Result) -> str:
         f"{result.cpu_s:.2f} s of CPU",
     ]
     if result.unsent:
-        lines.append(f"{result.unsent} messages were due, but no connection was free to send them")
+        lines.append(f"{result.unsent} messages were not sent: no connection was free or left")
     lines += [f"error: {kind}: {n}" for kind, n in result.error_kinds.items()]
     return "\n".join([*lines, *(f"note: {note}" for note in result.notes)])
 

@@ -34,6 +34,7 @@ BATCH = 256  # replies compared at once: a pause of 30 us, and 0.1 us for each o
 LARGE = 16_384  # bytes; from here on replies are compared piece by piece, and never gathered
 SCRATCH = 1 << 20
 EVENTS = 1024
+RENEWED_TIMEOUTS = 3  # after which a server is given up that takes messages and never answers
 QUIET_S = 0.05  # how often time limits are looked at
 
 
@@ -90,7 +91,7 @@ class Engine:
         stand = sum(lane.connected for lane in busy)
         idle = sum(lane.connected for lane in self.idle)
         if stand + idle == 0 and (busy or self.idle):
-            cause = " and ".join(lanes.errors) or "no answer"
+            cause = " and ".join(lanes.errors).replace("connecting: ", "") or "no answer"
             raise LoadError(f"{lanes.address.label}: {cause}; is the server running there?")
         return Connected(stand, idle, lanes.pending)
 
@@ -139,10 +140,14 @@ class Engine:
         return tally
 
     def _count_unsent(self) -> int:
-        """Return how many messages were due and not sent."""
-        last = min(self.end, time.monotonic_ns())
-        rest = itertools.chain([self.next_due], self.schedule or ())
-        return sum(1 for _ in itertools.takewhile(last.__gt__, rest))
+        """Return how many messages were due, or asked for by number, and were not begun."""
+        if self.options.duration is None:
+            begun = sum(self._quotas()) - sum(lane.left for lane in self.busy)
+            return (self.options.messages or 0) - begun
+        if self.schedule is None:
+            return 0
+        rest = itertools.chain([self.next_due], self.schedule)
+        return sum(1 for _ in itertools.takewhile(self.end.__gt__, rest))
 
     def _count_idle(self) -> int:
         """Return how many idle connections the server has left open."""
@@ -412,7 +417,8 @@ class Engine:
     def _fail(self, lane: Lane, reason: str | None) -> None:
         """Count a failure (None: it is counted) and end the lane, or renew it where lanes are."""
         if reason is not None:
-            self.tally.errors[f"idle: {reason}" if lane.idle else reason] += 1
+            where = "idle: " if lane.idle else "between messages: " if lane.message is None else ""
+            self.tally.errors[where + reason] += 1
         was_free = not lane.idle and lane.message is None and lane.connected
         if lane.message is not None:
             self.tally.bytes_sent += lane.message.size - len(lane.unsent or b"")
@@ -432,21 +438,22 @@ class Engine:
             self.unfinished -= 1
 
     def _check_limits(self, at: int) -> None:
-        """End what takes too long: lost datagrams, a server that no longer answers."""
+        """End what takes too long: a message of its own connection, or everything."""
         for lane, stands in self.lanes.retry():
             if stands:
                 self._stands(lane)
             else:
                 self._fail(lane, None)
         timeout = int(self.options.timeout * SECOND)
-        if self.datagrams:
+        if self.renews:
             for lane in self.busy:
                 if lane.message is not None and at - lane.started > timeout:
                     self._fail(lane, "timed out")
+            timeout *= RENEWED_TIMEOUTS
         outstanding = sum(lane.message is not None for lane in self.busy)
         if outstanding == 0 and self.schedule is not None:
             self.progress = at  # nothing is due
-        stalled = not self.datagrams and at - max(self.progress, self.replied) > timeout
+        stalled = at - max(self.progress, self.replied) > timeout
         over = at >= self.end if self.schedule is None else self.draining
         period_over = outstanding == 0 and over
         if stalled or period_over:

@@ -95,7 +95,7 @@ class Lanes:
         try:
             opened = self.address.open()
         except OSError as error:
-            self.errors[failure(error)] += 1
+            self._count(lane, failure(error))
             return False
         code = opened.connect_ex(self.address.sockaddr)
         if code == errno.EAGAIN:
@@ -104,7 +104,7 @@ class Lanes:
             return True
         if code not in (0, errno.EINPROGRESS):
             opened.close()
-            self.errors[failure(OSError(code, ""))] += 1
+            self._count(lane, failure(OSError(code, "")))
             return False
         lane.socket = opened
         lane.fd = opened.fileno()
@@ -182,5 +182,8 @@ class Lanes:
                 continue
             reason = self.settle(lane, mask)
             if reason is not None:
-                self.errors[reason] += 1
+                self._count(lane, reason)
         self.retry()
+
+    def _count(self, lane: Lane, reason: str) -> None:
+        self.errors[reason if lane.message else f"connecting: {reason}"] += 1

@@ -79,7 +79,8 @@ class LoadOptions:
     so a server that serves one connection at a time comes to serve them all.
     per_request: a new connection for each message. byte_gap_us: send one byte at a time, with
     this pause in microseconds. suffix: what the server adds to each of its replies.
-    timeout: seconds without any reply, or for one datagram, after which waiting ends.
+    timeout: seconds without any reply after which all is given up; over UDP, and with a
+    connection per request, a message is given up alone, and all after three times that.
     processes: processes that share the work.
     """
 

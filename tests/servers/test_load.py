@@ -257,6 +257,29 @@ def test_connections_closed_before_the_start_are_counted() -> None:
     assert result.errors == 12
 
 
+@pytest.mark.parametrize("per_request", [False, True])
+def test_every_message_asked_for_is_accounted_for(per_request: bool) -> None:
+    def trouble(connection: socket.socket, data: bytes, count: int) -> None:
+        match count % 10:
+            case 3:
+                reset(connection)
+            case 5:
+                connection.close()
+            case 6:
+                connection.sendall(b"?" * len(data))
+            case 8:
+                pass
+            case _:
+                echo(connection, data, count)
+
+    options = LoadOptions(messages=60, connections=4, per_request=per_request, timeout=0.3)
+    with peer(trouble) as address:
+        result = run_load(address, options)
+    assert result.verified + result.errors + result.unsent == 60
+    assert (result.unsent == 0) == per_request
+    assert per_request == (result.verified == 36)
+
+
 def test_a_silent_server_ends_in_time_outs() -> None:
     def silent(connection: socket.socket, data: bytes, count: int) -> None:
         pass
