@@ -211,6 +211,7 @@ def _redirected(descriptor: int) -> Iterator[None]:
 def _last_useful(said: str) -> str:
     """Return the compiler's errors with their context, or the end of the verifier's log."""
     said = _TYPES_PATH.sub("kernel types", said)
+    said = said.partition("\nCausal path:")[0]  # since 7.3 pages of advice follow the reason
     noise = ("bpf: Failed to load program", "processed ")
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(noise)]
     errors = [at for at, line in enumerate(lines) if _COMPILER_ERROR.match(line)]

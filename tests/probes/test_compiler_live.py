@@ -342,8 +342,7 @@ def test_a_refused_program_gives_the_reason_of_the_verifier(
     )
     with pytest.raises(ProbeError, match="on_sys_enter was refused") as raised:
         load_function(program, "on_sys_enter", RAW_TRACEPOINT)
-    reasons = ("R1 invalid mem access", "invalid dereference of R1")  # before 7.3, and since
-    assert any(reason in str(raised.value) for reason in reasons)
+    assert "R1 invalid mem access" in str(raised.value)
     assert capfd.readouterr() == ("", "")
     program.cleanup()
 
