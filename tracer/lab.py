@@ -27,7 +27,7 @@ from tracer.errors import USAGE, IophaseError
 from tracer.lab_guest import PORTS, Job, initramfs, kernel_command_line
 from tracer.lab_kernels import CachedKernel, fetch, kernel_named
 
-__all__ = ("DEFAULT_TIMEOUT_S", "EMULATOR", "LabResult", "run_in_lab")
+__all__ = ("EMULATOR", "LabResult", "run_in_lab")
 
 EMULATOR = "qemu-system-x86_64"
 
@@ -37,8 +37,6 @@ MEMORY_MIB = 3072
 
 BOOT_TIMEOUT_S = 180.0
 """A guest is up after 2 to 5 s; on a machine that is busy with something else much later."""
-
-DEFAULT_TIMEOUT_S = 1800.0
 
 CONSOLE_LINES = 25
 """How much of the console a failure shows: a panic with its call trace."""
@@ -66,8 +64,8 @@ def run_in_lab(
     series: str,
     command: Sequence[str],
     *,
+    timeout_s: float,
     output: Path | None = None,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
     environment: dict[str, str] | None = None,
     stdout: BinaryIO | None = None,
     stderr: BinaryIO | None = None,

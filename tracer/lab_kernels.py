@@ -1,4 +1,4 @@
-"""Stock Debian kernels for the lab: which ones, where they come from, and the cache they live in.
+"""Stock Debian kernels for the lab: where they come from, and the cache they live in.
 
 Works with the machine's own apt sources (read, never changed) through a private apt configuration.
 """
@@ -21,28 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.errors import USAGE, IophaseError
+from tracer.supported_kernels import KERNELS, Kernel
 
-__all__ = ("KERNELS", "CachedKernel", "Kernel", "cache_directory", "fetch", "kernel_named")
+__all__ = ("CachedKernel", "cache_directory", "fetch", "kernel_named")
 
-
-@dataclass(frozen=True)
-class Kernel:
-    """A supported kernel series and the Debian suite that carries it."""
-
-    series: str
-    suite: str
-    single_threaded: bool = False
-    """True where TCG with a thread per vCPU has been seen to panic under attach stress."""
-
-
-KERNELS: tuple[Kernel, ...] = (
-    Kernel("5.10", "bullseye-security"),
-    Kernel("6.1", "bookworm-security"),
-    Kernel("6.12", "bookworm-security"),
-    Kernel("6.18", "trixie-backports", single_threaded=True),
-    Kernel("7.3", "trixie-backports", single_threaded=True),
-)
-"""The supported kernels, oldest first; README's table and the matrix test are made from it."""
 
 BUSYBOX_SUITE = "bookworm"
 """A statically linked busybox is the initramfs's only program; any release's will do."""

@@ -16,7 +16,8 @@ import pytest
 
 from tracer.errors import USAGE, IophaseError
 from tracer.lab import EMULATOR, LabResult, run_in_lab
-from tracer.lab_kernels import KERNELS, fetch, kernel_named
+from tracer.lab_kernels import fetch, kernel_named
+from tracer.supported_kernels import KERNELS
 
 SERIES = os.environ.get("IOPHASE_LAB_KERNEL", "6.1")
 """The kernel of these tests; the smoke test of BPF takes the newest as well."""

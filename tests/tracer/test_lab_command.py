@@ -10,6 +10,7 @@ import pytest
 
 from tracer import lab
 from tracer.cli import main
+from tracer.commands.lab import DEFAULT_TIMEOUT_S
 from tracer.errors import USAGE
 
 
@@ -29,7 +30,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_a_verb_runs_as_the_same_iophase_and_its_exit_code_comes_back(ran: dict[str, Any]) -> None:
     assert main(["lab", "6.1", "--", "run", "--all", "--", "x"]) == 3
     assert ran["command"] == [sys.executable, "-m", "tracer", "run", "--all", "--", "x"]
-    assert (ran["series"], ran["output"], ran["timeout_s"]) == ("6.1", None, lab.DEFAULT_TIMEOUT_S)
+    assert (ran["series"], ran["output"], ran["timeout_s"]) == ("6.1", None, DEFAULT_TIMEOUT_S)
 
 
 def test_exec_runs_any_program(ran: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tracer.lab_guest import END_OF_JOB, Job, initramfs
-from tracer.lab_kernels import KERNELS, CachedKernel
+from tracer.lab_kernels import CachedKernel
+from tracer.supported_kernels import KERNELS
 
 RELEASE = "6.1.0-0-amd64"
 

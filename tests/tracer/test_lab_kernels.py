@@ -10,7 +10,8 @@ import pytest
 
 from tracer import lab_kernels
 from tracer.errors import USAGE, IophaseError
-from tracer.lab_kernels import KERNELS, cache_directory, fetch, kernel_named
+from tracer.lab_kernels import cache_directory, fetch, kernel_named
+from tracer.supported_kernels import KERNELS
 
 
 @pytest.fixture

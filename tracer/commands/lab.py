@@ -10,6 +10,9 @@ from tracer.errors import USAGE, IophaseError
 
 __all__ = ("Lab",)
 
+DEFAULT_TIMEOUT_S = 1800.0
+"""Emulated, the whole suite of live tests takes a fraction of it on an idle machine."""
+
 
 class Lab:
     """Run the same command inside a stock Debian kernel, booted in QEMU on this file system.
@@ -28,8 +31,7 @@ class Lab:
 
     def prepare_parser(self, parser: ArgumentParser) -> None:
         """Add the kernel, the command and the options."""
-        from tracer.lab import DEFAULT_TIMEOUT_S
-        from tracer.lab_kernels import KERNELS
+        from tracer.supported_kernels import KERNELS
 
         known = ", ".join(kernel.series for kernel in KERNELS)
         parser.usage = "%(prog)s [-h] [--exec] [--output DIR] [--timeout S] KERNEL -- ARGS..."
@@ -61,8 +63,10 @@ class Lab:
             raise IophaseError("nothing to run in the lab: iophase lab KERNEL -- ARGS...", USAGE)
         if command[0].startswith("-"):
             raise IophaseError(f"options of lab come before the kernel: {command[0]}", USAGE)
-        if not args.timeout > 0:
-            raise IophaseError(f"--timeout {args.timeout:g}: give a number above 0", USAGE)
+        if not 0 < args.timeout < float("inf"):
+            raise IophaseError(
+                f"--timeout {args.timeout:g}: give a number of seconds above 0", USAGE
+            )
         if not args.exec:
             command = [sys.executable, "-m", "tracer", *command]
         result = run_in_lab(args.kernel, command, output=args.output, timeout_s=args.timeout)
