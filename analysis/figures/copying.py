@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import MUTED, model_line, styled
+from analysis.figures.style import MUTED, model_line, say_empty, styled
 from analysis.load import Trace
 from analysis.schema import CALLS
 
@@ -52,9 +52,13 @@ def copy_by_size(
     resolution_ns: float | None = None,
 ) -> Figure:
     """Draw the median copy time by size, its middle 80 %, and a memcpy beside it (size: ns)."""
-    table = copy_times(traces)
+    table = copy_times(traces).astype("float64")
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
+    axes.set(xlabel="bytes of one receive", ylabel="copy time (ns)", title="What a copy costs")
+    if table.empty:
+        say_empty(axes, "no copy was measured")
+        return figure
     style = model_line(1)
     axes.fill_between(
         table["bytes"], table["p10"], table["p90"], color=style["color"], alpha=0.2, linewidth=0
@@ -76,7 +80,6 @@ def copy_by_size(
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set(xlabel="bytes of one receive", ylabel="copy time (ns)", title="What a copy costs")
     axes.grid()
     axes.legend()
     return figure

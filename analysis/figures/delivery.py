@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.figures.style import model_line, styled
+from analysis.figures.style import model_line, say_empty, styled
 from analysis.load import Trace
 from analysis.schema import DELIVERIES
 from analysis.thread_calls import to_int
@@ -33,14 +33,16 @@ def delivery_ecdf(traces: Sequence[Trace], names: Sequence[str]) -> Figure:
         # a logarithmic axis has no zero: what took less than the clock's step is drawn at it
         times = np.maximum(np.quantile(took, quantiles), 1) / 1e3
         axes.plot(times, quantiles * 100, label=f"{name} ({len(took):,})", **style)
-    axes.set_xscale("log")
     axes.set(
         xlabel="time from arrival to the end of the copy (µs)",
         ylabel="deliveries that took at most so long (%)",
         ylim=(0, 101),
         title="How long data waited",
     )
+    if not axes.lines:
+        say_empty(axes, "no delivery was seen")
+        return figure
+    axes.set_xscale("log")
     axes.grid()
-    if axes.lines:
-        figure.legend(loc="outside right upper")
+    figure.legend(loc="outside right upper")
     return figure

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import model_line, styled
+from analysis.figures.style import model_line, say_empty, styled
 from analysis.fit import Line, t95
 from analysis.scaling import fits
 
@@ -48,10 +48,12 @@ def cost_curve(points: pd.DataFrame, *, xlabel: str, ylabel: str, title: str, un
             x = np.geomspace(own["x"].min(), own["x"].max(), SAMPLES)
             y = line.intercept + line.slope * x
             axes.plot(x[y > 0], y[y > 0], **style | {"marker": ""})
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if not axes.lines:
+        say_empty(axes, "no point was measured")
+        return figure
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(which="major")
-    if axes.lines:
-        axes.legend()
+    axes.legend()
     return figure

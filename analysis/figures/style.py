@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 __all__ = (
@@ -17,6 +18,7 @@ __all__ = (
     "PART_NAMES",
     "model_line",
     "png",
+    "say_empty",
     "styled",
     "svg",
 )
@@ -102,13 +104,20 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return inner
 
 
+def say_empty(axes: Axes, reason: str) -> None:
+    """Say in the place of a curve why there is none: a logarithmic axis cannot be empty."""
+    axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 def model_line(index: int) -> dict[str, Any]:
     """Return colour, dashes and marker of the model at ``index``: no two of 28 look the same."""
-    turn = index // len(_LINE_COLOURS)
+    turn, colour = divmod(index, len(_LINE_COLOURS))
     return {
-        "color": _LINE_COLOURS[index % len(_LINE_COLOURS)],
-        "linestyle": _LINE_STYLES[(index + turn) % len(_LINE_STYLES)],
-        "marker": _MARKERS[index % len(_MARKERS)],
+        "color": _LINE_COLOURS[colour],
+        "linestyle": _LINE_STYLES[(colour + turn) % len(_LINE_STYLES)],
+        "marker": _MARKERS[(colour + turn) % len(_MARKERS)],
     }
 
 
