@@ -138,7 +138,7 @@ MODELS = (
     _model(
         "epoll-oneshot",
         "multiplexing",
-        "worker threads on one set, a client to one at a time",
+        "worker threads on one set; one per client at a time",
         "epoll_wait",
         "recv",
     ),
