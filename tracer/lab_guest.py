@@ -24,7 +24,8 @@ END_OF_JOB = "#end of job"
 BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 """What the init script needs; their dependencies come along, the rest is loaded on demand."""
 
-APPLETS = ("cat", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount", "sh", "sleep", "switch_root")
+APPLETS = ("cat", "chmod", "insmod", "mkdir", "mount", "sh", "sleep", "switch_root")
+"""What the init script calls; stage 2 makes itself the links that it needs."""
 
 MESSAGE_BYTES = 500 * 1024
 """The largest 9p message; the kernel clips it to what the virtio transport can carry."""
@@ -209,7 +210,7 @@ def _archive(kernel: CachedKernel, modules: Sequence[str]) -> bytes:
     entries.append(_entry("init", 0o100755, _INIT.encode()))
     entries.append(_entry("stage2", 0o100644, _STAGE2.encode()))
     entries.append(_entry("bin/busybox", 0o100755, kernel.busybox.read_bytes()))
-    entries += [_entry(f"bin/{applet}", 0o120777, b"busybox") for applet in (*APPLETS, "chmod")]
+    entries += [_entry(f"bin/{applet}", 0o120777, b"busybox") for applet in APPLETS]
     order = []
     for path in modules:
         order.append(Path(path).name)
