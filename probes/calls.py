@@ -11,11 +11,14 @@ from typing import Literal, NamedTuple
 
 __all__ = ("CALLS", "CALL_NAMES", "TOUCHES", "Call", "Touch", "number_defines", "numbers")
 
-Kind = Literal["receive", "wait", "accept"]
+Kind = Literal["receive", "wait", "signal", "accept", "submit"]
 
 
 class Call(NamedTuple):
-    """A row of ``calls.csv``; the index of the call in ``CALLS`` is the record's ``call``."""
+    """A row of ``calls.csv``; the index of the call in ``CALLS`` is the record's ``call``.
+
+    The C relies on the order of the kinds: receive, wait and signal, accept, submit.
+    """
 
     name: str
     kind: Kind
@@ -36,9 +39,19 @@ CALLS: tuple[Call, ...] = (
     Call("epoll_wait", "wait", 232, None),
     Call("epoll_pwait", "wait", 281, 22),
     Call("epoll_pwait2", "wait", 441, 441),
+    Call("io_getevents", "wait", 208, 4),
+    Call("io_pgetevents", "wait", 333, 292),
+    Call("rt_sigtimedwait", "signal", 128, 137),
+    Call("rt_sigsuspend", "signal", 130, 133),
+    Call("pause", "signal", 34, None),
     Call("accept", "accept", 43, 202),
     Call("accept4", "accept", 288, 242),
+    Call("io_submit", "submit", 209, 2),
+    Call("io_uring_enter", "submit", 426, 426),
+    Call("io_uring", "submit", None, None),
 )
+"""``io_uring`` is no system call: a receive that the kernel does outside any call of the thread, in
+task work, in a worker, or in the SQPOLL thread. A ``signal`` call waits for SIGIO (or any other)."""
 
 CALL_NAMES: tuple[str, ...] = tuple(call.name for call in CALLS)
 
@@ -57,6 +70,7 @@ TOUCHES: tuple[Touch, ...] = (
     Touch("connect", 1, 42, 203),
     Touch("listen", 1, 50, 201),
     Touch("epoll_ctl", 3, 233, 21),
+    Touch("pread64", 1, 17, 67),
 )
 
 

@@ -54,7 +54,7 @@ TRACEPOINTS: tuple[Tracepoint, ...] = (
     Tracepoint("sys_exit", "call", "2.6.33", "every call", required=True),
     Tracepoint("sched_switch", "sleep", "2.6.23", "sleep and runq", required=True),
     Tracepoint("sched_waking", "runq", "4.3", "sleep apart from runq", required=True),
-    Tracepoint("sched_process_fork", "threads", "2.6.23", "new threads", required=True),
+    Tracepoint("task_newtask", "threads", "3.4", "new threads", required=True),
     Tracepoint("sched_process_exit", "threads", "2.6.23", "ended threads", required=True),
     Tracepoint("sched_process_exec", "threads", "3.4", "threads that exec", required=True),
     Tracepoint("task_rename", "threads", "3.4", "later names of threads"),
@@ -70,7 +70,7 @@ FUNCTIONS: tuple[Function, ...] = (
         "copy",
         "5.10",
         "the exact end of a copy; of UDP and unix sockets any copy",
-        stand_in=("skb_copy_datagram_iovec", "tcp_rcv_space_adjust"),
+        stand_in=("skb_copy_datagram_iovec",),
     ),
     Function(
         "sock_def_readable",

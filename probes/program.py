@@ -24,6 +24,7 @@ _SOURCES = (
     "schedule",
     "copy",
     "calls",
+    "copying",
     "ready",
     "threads",
     "functions",

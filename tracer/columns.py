@@ -163,7 +163,7 @@ def calls_table(records: Records, names: Names, calls: Sequence[CallName]) -> pa
     call = records["call"]
     kinds = np.zeros(256, [("wait", bool), ("receive", bool), ("nfds", bool)])
     for index, (name, kind) in enumerate(calls):
-        kinds[index] = (kind == "wait", kind == "receive", name in _CALLS_WITH_NFDS)
+        kinds[index] = (kind == "wait", kind in ("receive", "submit"), name in _CALLS_WITH_NFDS)
     unfinished = _flagged(records, "UNFINISHED")
     result = records["result"]
     bytes_unknown = unfinished | _flagged(records, "BYTES_UNKNOWN")

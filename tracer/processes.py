@@ -47,8 +47,10 @@ def _in_call(thread: OpenThread, words: list[str]) -> OpenThread:
         return thread._replace(call=index, nfds=first)
     if call.name in ("poll", "ppoll"):
         return thread._replace(call=index, nfds=second)
-    if call.kind == "wait":
+    if call.name.startswith("epoll") or call.name == "io_uring_enter":
         return thread._replace(call=index, fd=first)
+    if call.kind in ("wait", "signal", "submit"):
+        return thread._replace(call=index)
     socket = _socket_of(thread.pid, first)
     if not socket:
         return thread._replace(call=-1)
@@ -66,6 +68,8 @@ def thread_now(pid: int, tid: int) -> OpenThread | None:
     comm, _, rest = status.partition("(")[2].rpartition(")")
     asleep = rest.split()[0] in "SDTt"
     thread = OpenThread(pid, tid, comm, asleep=asleep)
+    if comm.startswith("iou-"):
+        return thread._replace(call=-1)  # of io_uring: in the kernel all its life
     if not asleep or words[0] in ("running", "-1"):
         return thread
     return _in_call(thread, words)

@@ -12,10 +12,19 @@ static __always_inline int is_receive(u8 call)
 
 static __always_inline int is_wait(u8 call)
 {
-    return call >= CALL_select && call <= CALL_epoll_pwait2;
+    return call >= CALL_select && call <= CALL_pause;
 }
 
+/* Asks the kernel to receive by itself: it may wait and copy in the call, for any number of sockets. */
+static __always_inline int is_submit(u8 call)
+{
+    return call >= CALL_io_submit;
+}
+
+#define EINTR 4
 #define EAGAIN 11
+/* ERESTARTSYS ... ERESTART_RESTARTBLOCK (include/linux/errno.h): what sys_exit shows of an interrupted call. */
+#define RESTARTS(result) ((result) <= -512 && (result) >= -516)
 #define NO_RESULT 0
 
 struct phases {
@@ -41,6 +50,8 @@ static __always_inline void split(struct thread_state *t, u64 now, s64 result, s
         p->spin = on_cpu - p->copy;
     else if (is_wait(t->call) && result == 0 && t->call_sleep == 0)
         p->spin = on_cpu;
+    else if (t->call == CALL_io_uring_enter && result == 0 && t->call_sleep == 0 && !t->moved)
+        p->spin = on_cpu;
     else if (!is_wait(t->call)) /* hanging on the socket's wait queue is asking, too */
         p->overhead = on_cpu - p->copy - t->waiting.on_cpu;
     else if (t->function.elapsed)
@@ -60,6 +71,15 @@ static __always_inline void add_to_ledger(struct thread_state *t, struct phases 
     t->calls += 1;
 }
 
+/* What io_uring_enter copies after a sleep is done by task work. */
+static __always_inline u8 context_of(struct thread_state *t)
+{
+    int after_sleep = t->call == CALL_io_uring_enter && t->moved && t->call_sleep;
+    if (t->context == CONTEXT_PROCESS && (t->call == CALL_io_uring || after_sleep))
+        return CONTEXT_TASK_WORK;
+    return t->context;
+}
+
 static __always_inline void fill_call(struct call_record *r, struct thread_state *t, struct phases *p, s64 result,
                                       u64 bytes)
 {
@@ -69,7 +89,7 @@ static __always_inline void fill_call(struct call_record *r, struct thread_state
     r->tid = t->tid;
     r->kind = KIND_CALL;
     r->call = t->call;
-    r->context = CONTEXT_PROCESS;
+    r->context = context_of(t);
     r->flags = t->flags;
     r->cpu = bpf_get_smp_processor_id();
     r->duration = p->duration;
@@ -116,6 +136,8 @@ static __always_inline u64 payload_of_messages(struct thread_state *t, s64 messa
 /* The payload that a receive brought. */
 static __always_inline u64 payload(struct thread_state *t, s64 result)
 {
+    if (is_submit(t->call))
+        return t->moved;
     if (!is_receive(t->call) || result <= 0 || t->peeks)
         return 0;
     return t->call == CALL_recvmmsg ? payload_of_messages(t, result) : result;
@@ -133,7 +155,7 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
         t->flags |= FLAG_COPY_UNKNOWN;
     split(t, now, result, &p);
     add_to_ledger(t, &p, bytes);
-    if (is_wait(t->call) && result > 0)
+    if (is_wait(t->call) && (result > 0 || result == -EINTR))
         t->noticed_at = now;
     if (is_receive(t->call) && result >= 0 && t->sock && !(t->flags & FLAG_UNFINISHED)) {
         s = sockets.lookup(&t->sock);
@@ -153,8 +175,11 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
         deliver_apart(t, s, now, t->call == CALL_recvmmsg ? message_length(t, i + 1) : bytes);
     if (s)
         note_partial(t, s, taken);
-    if (s && s->stream && s->head == s->tail)
-        s->taken_end = taken;
+    if (s && s->stream) {
+        s->copied_end = taken;
+        if (s->head == s->tail)
+            s->taken_end = taken;
+    }
     t->mark = now;
     t->mode = MODE_USER;
 }
@@ -179,12 +204,14 @@ static __always_inline void begin_call(struct thread_state *t, u8 call, u64 now)
     t->nfds = 0;
     t->flags = 0;
     t->peeks = 0;
+    t->moved = 0;
 }
 
 /* What a system call is to us: the index of a traced call, a touch, or nothing. */
 #define NOT_TRACED 0xff
 #define TOUCHES_FIRST 0xfe
 #define TOUCHES_THIRD 0xfd
+#define TOUCHES_LIKE_AIO 0xfc
 
 static __always_inline u8 classify(u32 number)
 {
@@ -201,11 +228,19 @@ static __always_inline u8 classify(u32 number)
     case NR_epoll_wait: return CALL_epoll_wait;
     case NR_epoll_pwait: return CALL_epoll_pwait;
     case NR_epoll_pwait2: return CALL_epoll_pwait2;
+    case NR_io_getevents: return CALL_io_getevents;
+    case NR_io_pgetevents: return CALL_io_pgetevents;
+    case NR_rt_sigtimedwait: return CALL_rt_sigtimedwait;
+    case NR_rt_sigsuspend: return CALL_rt_sigsuspend;
+    case NR_pause: return CALL_pause;
+    case NR_io_submit: return CALL_io_submit;
+    case NR_io_uring_enter: return CALL_io_uring_enter;
     case NR_accept: return CALL_accept;
     case NR_accept4: return CALL_accept4;
     case NR_connect:
     case NR_listen: return TOUCHES_FIRST;
     case NR_epoll_ctl: return TOUCHES_THIRD;
+    case NR_pread64: return TOUCHES_LIKE_AIO;
     }
     return NOT_TRACED;
 }
@@ -229,14 +264,15 @@ static __always_inline void remember_socket(struct thread_state *t, struct descr
     t->socket = d->inode;
 }
 
-static __always_inline void touch_descriptor(struct thread_state *t, u64 now, int fd, int on_return)
+static __always_inline int touch_descriptor(struct thread_state *t, u64 now, int fd, int on_return)
 {
     struct descriptor d = {};
     if (!socket_of_descriptor(fd, &d))
-        return;
+        return 0;
     touch_socket(now, t, &d);
     if (on_return)
         watch_port(&d);
+    return 1;
 }
 
 TRACEPOINT(sys_enter)
@@ -254,12 +290,20 @@ TRACEPOINT(sys_enter)
     if (call == NOT_TRACED)
         return 0;
     READ(first, &PT_REGS_PARM1(regs));
-    if (call == TOUCHES_FIRST || call == TOUCHES_THIRD) {
+    if (call >= TOUCHES_LIKE_AIO) {
         if (call == TOUCHES_THIRD)
             READ(first, &PT_REGS_PARM3(regs));
-        touch_descriptor(t, now, first, 0);
+        /* A socket cannot be read at an offset: only glibc's helper thread tries (sysdeps/pthread/aio_misc.c). */
+        if (touch_descriptor(t, now, first, 0) && call == TOUCHES_LIKE_AIO)
+            t->context = CONTEXT_AIO;
         t->touches = call == TOUCHES_FIRST;
         t->fd = first;
+        return 0;
+    }
+    if (is_submit(call)) {
+        begin_call(t, call, now);
+        if (call == CALL_io_uring_enter)
+            t->fd = first;
         return 0;
     }
     if (is_wait(call)) {
@@ -269,7 +313,7 @@ TRACEPOINT(sys_enter)
         else if (call == CALL_poll || call == CALL_ppoll) {
             READ(other, &PT_REGS_PARM2(regs));
             t->nfds = other;
-        } else
+        } else if (call <= CALL_epoll_pwait2)
             t->fd = first;
         return 0;
     }
@@ -294,6 +338,8 @@ TRACEPOINT(sys_exit)
         return 0;
     u64 now = bpf_ktime_get_ns();
     s64 result = ctx->args[1];
+    if (RESTARTS(result))
+        result = -EINTR;
 
     if (t->mode != MODE_CALL) {
         t->other_calls += now - t->mark;

@@ -109,12 +109,9 @@ SPAN(do_select, scan)
 SPAN(ep_send_events, scan)
 SPAN(sk_wait_data, waiting)
 
-ENTRY(skb_copy_datagram_iter, unused)
+ENTRY(skb_copy_datagram_iter, skb)
 {
-    struct thread_state *t = thread_in_call();
-    if (t)
-        begin_copy(t, bpf_ktime_get_ns());
-    return t != NULL;
+    return on_copy_begins((struct sk_buff *)skb);
 }
 
 RETURN(skb_copy_datagram_iter, unused)

@@ -71,6 +71,19 @@ static __always_inline int socket_of_descriptor(int fd, struct descriptor *d)
     return d->sock != 0;
 }
 
+/* The same for a socket that is at hand: its inode is the other part of one allocation. */
+static __always_inline int socket_of_sock(struct sock *sk, struct descriptor *d)
+{
+    struct socket *socket = NULL;
+    d->sock = (u64)sk;
+    READ(socket, &sk->sk_socket);
+    if (!socket)
+        return 0;
+    READ(d->file, &socket->file);
+    READ(d->inode, &((struct socket_alloc *)socket)->vfs_inode.i_ino);
+    return 1;
+}
+
 static __always_inline u16 protocol_of(struct sock *sk)
 {
     u16 family = 0, protocol = 0;
@@ -122,6 +135,7 @@ static __always_inline struct socket_state *watch_socket(struct sock *sk)
         s->stream = 1;
         READ(s->taken_end, &((struct tcp_sock *)sk)->copied_seq);
         s->last_end = s->taken_end;
+        s->copied_end = s->taken_end;
     }
     return s;
 }

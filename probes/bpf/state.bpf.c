@@ -59,11 +59,14 @@ struct thread_state {
     u64 datagram_at;      /* when UDP found a datagram */
     u64 sock;        /* struct sock * */
     u64 socket;      /* inode number */
+    u64 moved;       /* bytes that a submitting call has copied */
     u64 vector;      /* recvmmsg: the struct mmsghdr array in user space */
     s32 fd;
     u32 nfds;
     u8 preempted;
     u8 mode;
+    u8 outer_mode; /* of a receive outside any call: what it interrupts */
+    u8 context;    /* what kind of thread it is: process, iou-wrk, iou-sqp, aio */
     u8 call;
     u8 flags;
     u8 role;
@@ -93,6 +96,7 @@ struct socket_state {
     u32 tail;
     u32 last_end;  /* `end` of the newest arrival */
     u32 taken_end; /* `end` of the newest arrival that was copied completely */
+    u32 copied_end; /* TCP: copied_seq when it was last looked at */
     u8 stream;
     struct arrival arrivals[ARRIVALS];
 };

@@ -73,11 +73,12 @@ static __always_inline void end_thread(struct thread_state *t, u64 now)
     free_slots.push(&slot, 0);
 }
 
-TRACEPOINT(sched_process_fork)
+/* Not sched_process_fork: io_uring's threads come out of copy_process without it (kernel/fork.c). */
+TRACEPOINT(task_newtask)
 {
     if (!current_thread())
         return 0;
-    struct task_struct *child = (void *)ctx->args[1];
+    struct task_struct *child = (void *)ctx->args[0];
     u32 pid = 0, tid = 0, slot = 0;
     u64 now = bpf_ktime_get_ns();
     READ(tid, &child->pid);
@@ -122,13 +123,25 @@ TRACEPOINT(sched_process_exec)
     return 0;
 }
 
+/* io_uring's threads name themselves when they begin: io_wq_worker(), io_sq_thread(). */
+static __always_inline u8 context_by_name(const char *name, u8 otherwise)
+{
+    char head[8] = {};
+    bpf_probe_read_kernel_str(head, sizeof(head), name);
+    if (head[0] != 'i' || head[1] != 'o' || head[2] != 'u' || head[3] != '-')
+        return otherwise;
+    return head[4] == 's' ? CONTEXT_IOU_SQP : CONTEXT_IOU_WRK;
+}
+
 TRACEPOINT(task_rename)
 {
     u32 tid = 0;
     READ(tid, &((struct task_struct *)ctx->args[0])->pid);
     struct thread_state *t = thread_by_tid(tid);
-    if (t)
-        emit_name(bpf_ktime_get_ns(), t->pid, tid, (const char *)ctx->args[1]);
+    if (!t)
+        return 0;
+    t->context = context_by_name((const char *)ctx->args[1], t->context);
+    emit_name(bpf_ktime_get_ns(), t->pid, tid, (const char *)ctx->args[1]);
     return 0;
 }
 
@@ -166,6 +179,7 @@ int open_thread(struct bpf_raw_tracepoint_args *ctx)
         t->off_at = now;
     slots.update(&tid, &slot);
     u64 comm[2] = {OPEN_COMM_LOW, OPEN_COMM_HIGH};
+    t->context = context_by_name((const char *)comm, CONTEXT_PROCESS);
     emit_name(now, pid, tid, (const char *)comm);
     return 0;
 }
