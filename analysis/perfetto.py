@@ -1,7 +1,7 @@
 """The Perfetto export: threads as tracks, calls and their phases as slices, deliveries as flows.
 
-Open the file in ui.perfetto.dev, or ask it with Perfetto's trace processor. Field numbers are those of
-perfetto/trace/trace_packet.proto and track_event/track_event.proto.
+Open the file in ui.perfetto.dev, or ask it with Perfetto's trace processor. Field numbers are those
+of perfetto/trace/trace_packet.proto and track_event/track_event.proto.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _annotation(index: int, values: Ints) -> Bytes:
 def _call_bytes(calls: pd.DataFrame, names: Mapping[str, int]) -> tuple[bytes, int]:
     """Return the slices of some calls and of their phases, and how many phases have one.
 
-    Events of a call follow each other in the file: where times are equal, Perfetto keeps that order.
+    Events of a call follow each other in the file: for equal times Perfetto keeps that order.
     """
     calls = calls.iloc[np.lexsort((to_int(calls["ts_ns"]), to_int(calls["tid"])))]
     begin = to_int(calls["ts_ns"])
@@ -85,13 +85,18 @@ def _call_bytes(calls: pd.DataFrame, names: Mapping[str, int]) -> tuple[bytes, i
     lengths = np.stack([to_int(calls[f"{phase}_ns"]) for phase in PHASE_ORDER], axis=1)
     ends = begin[:, np.newaxis] + np.cumsum(lengths, axis=1)
 
-    annotations = [
-        _annotation(index, to_int(calls[name])) for index, name in enumerate(ANNOTATIONS)
-    ]
-    columns: list[Bytes] = [
-        _packets(BEGIN, begin, tracks, varint(_NAME, called, NAME_WIDTH), *annotations)
-    ]
-    present: list[npt.NDArray[np.bool_]] = [np.ones(len(calls), dtype=bool)]
+    columns: list[Bytes] = []
+    present: list[npt.NDArray[np.bool_]] = []
+    # an unknown value has no annotation: one shape of message for each set of known ones
+    known = calls[list(ANNOTATIONS)].notna().to_numpy()
+    for shape in np.unique(known, axis=0):
+        notes = [
+            _annotation(index, to_int(calls[name]))
+            for index, name in enumerate(ANNOTATIONS)
+            if shape[index]
+        ]
+        columns.append(_packets(BEGIN, begin, tracks, varint(_NAME, called, NAME_WIDTH), *notes))
+        present.append((known == shape).all(axis=1))
     for index, phase in enumerate(PHASE_ORDER):
         there = lengths[:, index] > 0
         name = varint(_NAME, np.full(len(calls), names[phase]), NAME_WIDTH)
@@ -176,8 +181,8 @@ def export_perfetto(
 ) -> dict[str, int]:
     """Write a trace as a Perfetto trace file (``.pftrace``), in pieces.
 
-    Returns how many ``calls`` and ``phases`` became slices and how many ``deliveries`` flows. Raises
-    TraceError when the trace is damaged, or ``target`` exists and ``force`` is not given.
+    Returns how many ``calls`` and ``phases`` became slices and how many ``deliveries`` flows.
+    Raises TraceError when the trace is damaged, or ``target`` exists without ``force``.
     """
     out = Path(target)
     if out.exists() and not force:

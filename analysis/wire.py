@@ -1,7 +1,8 @@
 """Protocol buffers written by the column: messages of one shape are rows of one numpy array.
 
-A varint may be padded with empty continuation bytes (Protocol Buffers, Encoding, "Base 128 Varints"),
-so a field takes the same width in every row, and a million messages are a few array operations.
+A varint may be padded with empty continuation bytes (Protocol Buffers, Encoding, "Base 128
+Varints"), so a field takes the same width in every row, and a million messages are a few array
+operations.
 """
 
 from __future__ import annotations

@@ -33,11 +33,14 @@ def read_back(path: Path) -> tuple[list[dict[str, Any]], dict[int, str], dict[in
     document = protos.Trace()
     document.ParseFromString(path.read_bytes())
     names: dict[int, str] = {}
+    notes: dict[int, str] = {}
     tracks: dict[int, str] = {}
     events = []
     for packet in document.packet:
         for entry in packet.interned_data.event_names:
             names[entry.iid] = entry.name
+        for label in packet.interned_data.debug_annotation_names:
+            notes[label.iid] = label.name
         if packet.HasField("track_descriptor"):
             described = packet.track_descriptor
             tracks[described.uuid] = described.name or described.thread.thread_name
@@ -51,7 +54,9 @@ def read_back(path: Path) -> tuple[list[dict[str, Any]], dict[int, str], dict[in
                     "name": names.get(event.name_iid, ""),
                     "flows": list(event.flow_ids),
                     "ends": list(event.terminating_flow_ids),
-                    "notes": [note.int_value for note in event.debug_annotations],
+                    "notes": {
+                        notes[note.name_iid]: note.int_value for note in event.debug_annotations
+                    },
                 }
             )
     return events, names, tracks
@@ -90,7 +95,10 @@ def test_calls_and_phases_come_back_as_nested_slices(directory: Path, tmp_path: 
     assert outer["name"].tolist() == calls["call"].astype(str).tolist()
     assert outer["begin"].tolist() == calls["ts_ns"].tolist()
     assert (outer["end"] - outer["begin"]).tolist() == calls["duration_ns"].tolist()
-    assert [notes[1] for notes in outer["notes"]] == calls["result"].tolist()
+    for name in ("socket", "result", "bytes"):
+        assert [notes.get(name) for notes in outer["notes"]] == [
+            None if value is pd.NA else value for value in calls[name]
+        ]
     inner = found[found["depth"] == 1].sort_values(["track", "begin"])
     pieces = slices(calls)
     assert inner["name"].tolist() == pieces["phase"].astype(str).tolist()
