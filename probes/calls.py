@@ -51,7 +51,7 @@ CALLS: tuple[Call, ...] = (
     Call("io_uring", "submit", None, None),
 )
 """``io_uring`` is no system call: a receive that the kernel does outside any call of the thread,
-in task work, in a worker, or in the SQPOLL thread. A ``signal`` call waits for SIGIO (or another)."""
+in task work, in a worker, or in the SQPOLL thread. A ``signal`` call waits for a signal."""
 
 CALL_NAMES: tuple[str, ...] = tuple(call.name for call in CALLS)
 
