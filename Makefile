@@ -11,6 +11,8 @@ ARGS ?= doctor
 
 export PYTHONNOUSERSITE := 1
 
+LINT := $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN)/mypy
+
 # Under sudo everything made here goes to the caller, however the recipe ends.
 OWN := trap '.ci/setup own' EXIT
 
@@ -29,17 +31,11 @@ demo: ## six reference servers under load, traced: the wait-versus-copy table (r
 
 test: ## the linters, the types and the whole test suite
 	@.ci/setup dev
-	@$(OWN); $(MAKE) --no-print-directory lint; $(BIN)/python -m pytest
+	@$(OWN); failed=0; $(LINT) || failed=1; $(BIN)/python -m pytest || failed=1; exit $$failed
 
 check: ## the linters and the types alone
 	@.ci/setup dev
-	@$(OWN); $(MAKE) --no-print-directory lint
-
-.PHONY: lint
-lint:
-	@$(BIN)/ruff check $(CODE)
-	@$(BIN)/ruff format --check $(CODE)
-	@$(BIN)/mypy
+	@$(OWN); $(LINT)
 
 format: ## bring the code into its one format
 	@.ci/setup dev
