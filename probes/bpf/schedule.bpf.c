@@ -22,12 +22,12 @@ static __always_inline void leave_cpu(struct thread_state *t, u64 now, int preem
         t->voluntary_switches += 1;
 }
 
-/* Of the time since the thread left the CPU, the part before it was woken. */
+/* Of the time since the thread left the CPU, the part before it was woken; all of it if nobody saw that. */
 static __always_inline u64 asleep(struct thread_state *t, u64 off_at, u64 now)
 {
-    if (t->preempted || t->woken_at < off_at)
+    if (t->preempted || (t->woken_at < off_at && t->woken_at && t->woken_at >= t->on_at))
         return 0;
-    return (t->woken_at < now ? t->woken_at : now) - off_at;
+    return (t->woken_at >= off_at && t->woken_at < now ? t->woken_at : now) - off_at;
 }
 
 static __always_inline void enter_cpu(struct thread_state *t, u64 now)
@@ -41,6 +41,7 @@ static __always_inline void enter_cpu(struct thread_state *t, u64 now)
         t->off_cpu_elsewhere += now - off_at;
     }
     t->mark = now;
+    t->on_at = now;
     t->off_at = 0;
 }
 
@@ -55,28 +56,24 @@ static __always_inline int is_runnable(struct task_struct *task)
 TRACEPOINT(sched_switch)
 {
     u32 zero = 0, pid = 0;
-    u32 *cell = running.lookup(&zero);
-    if (!cell)
-        return 0;
+    struct cpu_cell *cell = running.lookup(&zero);
     u32 now_at = stage();
-    if (now_at == STAGE_STOPPED)
+    if (!cell || now_at == STAGE_STOPPED)
         return 0;
     struct task_struct *prev = (void *)ctx->args[1], *next = (void *)ctx->args[2];
+    struct thread_state *t = thread_on(cell, bpf_get_current_pid_tgid(), now_at);
     u64 now = 0;
-    if (*cell || now_at == STAGE_OPENING) {
-        READ(pid, &prev->pid);
-        struct thread_state *t = now_at == STAGE_OPENING ? thread_by_tid(pid) : threads.lookup(cell);
-        if (t && t->tid == pid && pid) {
-            now = bpf_ktime_get_ns();
-            leave_cpu(t, now, ctx->args[0] || is_runnable(prev));
-        }
+    if (t) {
+        now = bpf_ktime_get_ns();
+        leave_cpu(t, now, ctx->args[0] || is_runnable(prev));
     }
     READ(pid, &next->pid);
     u32 *slot = pid ? slots.lookup(&pid) : NULL;
-    *cell = slot ? *slot : 0;
+    cell->tid = pid;
+    cell->slot = slot ? *slot : 0;
     if (!slot)
         return 0;
-    struct thread_state *t = threads.lookup(slot);
+    t = threads.lookup(slot);
     if (t && t->tid == pid)
         enter_cpu(t, now ? now : bpf_ktime_get_ns());
     return 0;

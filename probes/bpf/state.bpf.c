@@ -3,7 +3,9 @@
  * What the programs remember: one slot per traced thread, one entry per socket, and the counters.
  *
  * A thread's slot is found without hashing: sched_switch leaves it in a per-CPU cell, so that every other
- * process pays two array look-ups per event and nothing more.
+ * process pays two array look-ups per event and nothing more. Some hosts hide the switches of processes of
+ * their own, and a program that interrupts itself is skipped: a cell that names another thread than the one
+ * that runs is put right.
  */
 
 #define READ(destination, pointer) bpf_probe_read_kernel(&(destination), sizeof(destination), (pointer))
@@ -42,6 +44,7 @@ struct thread_state {
     u64 involuntary_switches;
 
     u64 off_at; /* when it left the CPU; 0: on the CPU */
+    u64 on_at;  /* when it last got the CPU */
     u64 woken_at;
     u64 noticed_at; /* when a waiting call last reported something */
 
@@ -112,12 +115,18 @@ enum counter {
     COUNTERS = COUNT_HITS + FUNCTION_PROBES,
 };
 
+/* Who runs on a CPU. */
+struct cpu_cell {
+    u32 tid;
+    u32 slot; /* 0: not traced */
+};
+
 enum stage { STAGE_OPENING, STAGE_RUNNING, STAGE_STOPPED };
 
 BPF_ARRAY(threads, struct thread_state, THREAD_SLOTS);
 BPF_STACK(free_slots, u32, THREAD_SLOTS);
 BPF_HASH(slots, u32, u32, THREAD_SLOTS);          /* tid -> slot */
-BPF_PERCPU_ARRAY(running, u32, 1);                /* slot of the thread on this CPU; 0: not traced */
+BPF_PERCPU_ARRAY(running, struct cpu_cell, 1);
 BPF_HASH(sockets, u64, struct socket_state, SOCKET_SLOTS);
 BPF_ARRAY(blank_socket, struct socket_state, 1);  /* too large for the stack */
 BPF_ARRAY(ports, u8, 65536);                      /* local ports of traced sockets */
@@ -149,32 +158,39 @@ static __always_inline struct thread_state *thread_by_tid(u32 tid)
     return t;
 }
 
-/* While threads are being opened the cell of a CPU may not know yet whom it is running. */
-static __always_inline struct thread_state *thread_while_opening(u32 tid)
+static __always_inline void enter_cpu(struct thread_state *t, u64 now);
+
+/* Looks up who runs on this CPU: the switch to it was not seen, or it has only now begun to be traced. */
+static __always_inline void meet_thread(struct cpu_cell *cell, u32 tid)
 {
-    u32 zero = 0;
     u32 *slot = slots.lookup(&tid);
-    u32 *cell = running.lookup(&zero);
-    if (!slot || !cell)
+    cell->tid = tid;
+    cell->slot = slot ? *slot : 0;
+    if (!slot)
+        return;
+    struct thread_state *t = threads.lookup(slot);
+    if (t && t->tid == tid && t->off_at)
+        enter_cpu(t, bpf_ktime_get_ns());
+}
+
+/* The state of thread `tid`, which runs on the CPU of `cell`, or NULL if it is not traced. */
+static __always_inline struct thread_state *thread_on(struct cpu_cell *cell, u32 tid, u32 stage)
+{
+    if (cell->tid != tid || (stage == STAGE_OPENING && !cell->slot))
+        meet_thread(cell, tid);
+    if (!cell->slot)
         return NULL;
-    *cell = *slot;
-    return thread_by_tid(tid);
+    u32 slot = cell->slot;
+    struct thread_state *t = threads.lookup(&slot);
+    return t && t->tid == tid ? t : NULL;
 }
 
 /* The state of the current thread, or NULL if it is not traced. */
 static __always_inline struct thread_state *current_thread(void)
 {
-    u32 zero = 0;
-    u32 *slot = running.lookup(&zero);
-    if (!slot)
+    u32 zero = 0, now = stage();
+    struct cpu_cell *cell = running.lookup(&zero);
+    if (!cell || now == STAGE_STOPPED)
         return NULL;
-    u32 now = stage();
-    if (now == STAGE_STOPPED)
-        return NULL;
-    if (!*slot)
-        return now == STAGE_OPENING ? thread_while_opening(bpf_get_current_pid_tgid()) : NULL;
-    struct thread_state *t = threads.lookup(slot);
-    if (!t || t->tid != (u32)bpf_get_current_pid_tgid())
-        return NULL;
-    return t;
+    return thread_on(cell, bpf_get_current_pid_tgid(), now);
 }
