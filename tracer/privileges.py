@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tracer.errors import IophaseError
 
-__all__ = ("CAPABILITIES", "KEPT", "drop", "effective", "owner")
+__all__ = ("CAPABILITIES", "KEPT", "drop", "effective", "give_to_owner", "owner")
 
 CAPABILITIES = {
     "CAP_DAC_READ_SEARCH": 2,
@@ -75,6 +75,15 @@ def owner() -> tuple[int, int] | None:
     except (KeyError, ValueError):
         return None
     return (uid, gid) if uid > 0 and gid >= 0 else None
+
+
+def give_to_owner(path: Path) -> None:
+    """Give ``path``, and what root has in it, to the user who called sudo, if somebody did."""
+    if (caller := owner()) is None:
+        return
+    for entry in (path, *path.rglob("*")):
+        if entry.lstat().st_uid == 0:
+            os.chown(entry, *caller, follow_symlinks=False)
 
 
 def _checked(result: int, what: str) -> None:

@@ -12,12 +12,17 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from probes.calls import CALLS
+from probes.layout import CALL, KINDS
 from tests.analysis.synthetic import make_trace
 from tracer import cli
 from tracer.commands import VERBS
 from tracer.errors import IophaseError
+from tracer.tracedir import create
+from tracer.traceinfo import Clock, TraceInfo
 from tracer.version import __version__
 
 IOPHASE = (sys.executable, "-m", "tracer")
@@ -222,3 +227,52 @@ def test_report_of_what_is_no_trace_is_one_line(tmp_path: Path, kind: str) -> No
     process = iophase("report", str(path))
     assert process.returncode == 1
     assert str(path) in process.stderr and process.stderr.count("\n") == 1
+
+
+def test_report_as_a_page_is_never_written_over_another_without_force(tmp_path: Path) -> None:
+    make_trace(tmp_path / "epoll", "epoll")
+    page = tmp_path / "page.html"
+    arguments = ("report", str(tmp_path / "epoll"), "--html", str(page))
+    assert iophase(*arguments).returncode == 0
+    assert "<html" in page.read_text()
+    page.write_text("mine")
+    refused = iophase(*arguments)
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert page.read_text() == "mine"
+    assert iophase(*arguments, "--force").returncode == 0
+    assert "<html" in page.read_text()
+
+
+@pytest.mark.parametrize(("option", "made"), [("--parquet", "parquet"), ("--perfetto", "pftrace")])
+def test_export_writes_beside_the_trace(tmp_path: Path, option: str, made: str) -> None:
+    make_trace(tmp_path / "epoll", "epoll")
+    process = iophase("export", str(tmp_path / "epoll"), option)
+    assert process.returncode == 0
+    assert str(tmp_path / f"epoll.{made}") in process.stdout
+    assert (tmp_path / f"epoll.{made}").exists()
+    assert iophase("export", str(tmp_path / "epoll"), option).returncode == 1
+    assert iophase("export", str(tmp_path / "epoll"), option, "--force").returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["report", "export"])
+def test_a_trace_that_was_cut_short_is_completed_before_it_is_read(
+    tmp_path: Path, verb: str
+) -> None:
+    path = tmp_path / "trace"
+    clock = Clock(monotonic_ns=10**9, realtime_ns=10**18)
+    info = TraceInfo("0.1", "6.1", "x86_64", "tracepoint", clock, started=10**9)
+    directory = create(path, info, CALLS)
+    records = np.zeros(PRIME, CALL)
+    records["kind"] = KINDS["CALL"]
+    records["ts"] = 10**9 + np.arange(PRIME) * 1000
+    records["duration"] = records["sleep"] = 500
+    records["call"] = next(index for index, call in enumerate(CALLS) if call.name == "recvfrom")
+    records["pid"] = records["tid"] = 4242
+    directory.spool.append(records)
+    directory.spool.close()  # as a process that dies leaves it
+
+    process = iophase(verb, str(path))
+    assert process.returncode == 0
+    assert f"{path}: was cut short" in process.stderr
+    assert json.loads((path / "trace.json").read_text())["recorded"]["calls"] == PRIME
+    assert "cut short" not in iophase(verb, str(path), *["--force"][: verb == "export"]).stderr

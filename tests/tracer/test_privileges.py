@@ -125,3 +125,22 @@ def test_without_root_nobody_else_is_the_owner(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SUDO_UID", "1001")
     monkeypatch.setenv("SUDO_GID", "1001")
     assert privileges.owner() is None
+
+
+@as_root
+def test_what_root_made_is_given_to_the_caller_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, others = tmp_path / "made", tmp_path / "made" / "others"
+    made.mkdir()
+    (made / "rows").touch()
+    others.touch()
+    os.chown(others, NOBODY - 1, NOBODY - 1)
+    outside = tmp_path / "outside"
+    outside.touch()
+    (made / "link").symlink_to(outside)
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))
+    monkeypatch.setenv("SUDO_GID", str(NOBODY))
+    privileges.give_to_owner(made)
+    assert {made.stat().st_uid, (made / "rows").stat().st_uid} == {NOBODY}
+    assert (others.stat().st_uid, outside.stat().st_uid) == (NOBODY - 1, 0)
