@@ -16,7 +16,7 @@ LINT := $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN
 # Under sudo everything made here goes to the caller, however the recipe ends.
 OWN := trap '.ci/setup own' EXIT
 
-.PHONY: help setup demo test check format bench lab wheel clean
+.PHONY: help setup demo test check format bench lab wheel man clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -55,6 +55,15 @@ lab: ## the same in another kernel, in QEMU: make lab KERNEL=6.1 ARGS='run epoll
 wheel: ## build/iophase-*.whl
 	@.ci/setup run
 	@$(OWN); $(BIN)/pip wheel -q --no-deps --no-build-isolation -w build .
+
+man: ## build/iophase.1, and build/completions/ for bash, zsh and tcsh
+	@.ci/setup dev
+	@mkdir -p build/completions
+	@$(OWN); $(BIN)/argparse-manpage --module tracer.cli \
+	    --function build_parser --project-name iophase --manual-title "User Commands" --output build/iophase.1; \
+	for shell in bash zsh tcsh; do \
+	    $(BIN)/shtab --shell=$$shell tracer.cli.build_parser >build/completions/iophase.$$shell; \
+	done
 
 clean: ## remove what was made here, but no trace
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -276,3 +276,11 @@ def test_a_trace_that_was_cut_short_is_completed_before_it_is_read(
     assert f"{path}: was cut short" in process.stderr
     assert json.loads((path / "trace.json").read_text())["recorded"]["calls"] == PRIME
     assert "cut short" not in iophase(verb, str(path), *["--force"][: verb == "export"]).stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completions_know_every_verb_and_its_options(shell: str) -> None:
+    shtab = pytest.importorskip("shtab")
+    script = shtab.complete(cli.build_parser(), shell)
+    for name in (*VERBS, "--perfetto", "--duration"):
+        assert name in script, name
