@@ -192,6 +192,7 @@ class Program:
     def stop(self, stopped_ns: int) -> None:
         """Record nothing more, and end the ledger of every thread at ``stopped_ns``."""
         self._set_stage(_STAGE_STOPPED)
+        _visit_every_cpu()  # no program is still at it: they cannot be preempted
         for tid in self.tids():
             _test_run(self._close_thread, tid, stopped_ns)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from probes import calls
 from probes.program import OpenThread
 
-__all__ = ("comm_of", "local_ports", "socket_inodes", "thread_now", "threads_of")
+__all__ = ("comm_of", "descendants_of", "local_ports", "socket_inodes", "thread_now", "threads_of")
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _CALL_BY_NUMBER = {
@@ -85,6 +85,16 @@ def threads_of(pid: int) -> Iterator[OpenThread]:
         thread = thread_now(pid, tid)
         if thread is not None:
             yield thread
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Return the children of a process and theirs, as far as they still exist."""
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def socket_inodes(pid: int) -> set[int]:

@@ -110,11 +110,21 @@ class Session:
             self._drain.start()  # not before: privileges are given up per thread
         with self._program.opening():
             for pid in pids:
-                self._open_process(pid)
+                self._open_target(pid)
         self._directory.update(self._info)
 
-    def _open_process(self, pid: int) -> None:
+    def _open_target(self, pid: int) -> None:
+        """Trace a process and what it has forked already; what it forks later follows by itself."""
         comm = processes.comm_of(pid)
+        if not self._open_process(pid):
+            raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
+        for child in processes.descendants_of(pid):
+            self._open_process(child)
+        target = Target(pid=pid, comm=comm)
+        self._info = replace(self._info, targets=[*self._info.targets, target])
+
+    def _open_process(self, pid: int) -> bool:
+        """Trace all threads of a process; return whether there were any that were not traced."""
         for port in processes.local_ports(pid):
             self._program.watch_port(port)
         found = False
@@ -123,10 +133,7 @@ class Session:
             found = found or any(new)
             if not any(new):
                 break
-        if not found:
-            raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
-        target = Target(pid=pid, comm=comm)
-        self._info = replace(self._info, targets=[*self._info.targets, target])
+        return found
 
     def stop(self) -> None:
         """End every ledger now, and take what is left in the ring; does nothing the second time.
