@@ -16,7 +16,7 @@ from tracer.errors import FAILED, LOST, USAGE, IophaseError
 
 if TYPE_CHECKING:
     from tracer.launched import Launched
-    from tracer.session import Session, attached_program
+    from tracer.session import Session
     from tracer.stopping import Wish
     from tracer.traceinfo import TraceInfo
 
@@ -56,7 +56,7 @@ class Record:
         from probes.program import RING_BYTES
         from tracer import privileges, progress
         from tracer.launched import Launched
-        from tracer.session import Session
+        from tracer.session import Session, attached_program
         from tracer.stopping import stopping
 
         command, pids = _target(args)
