@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tracer.errors import IophaseError
 from tracer.privileges import effective
 
-__all__ = ("BTF", "Check", "Host", "checks", "inspect", "tracefs")
+__all__ = ("BTF", "Check", "Host", "checks", "inspect", "require_tracing", "tracefs")
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 """The types of the running kernel (CONFIG_DEBUG_INFO_BTF)."""
@@ -214,3 +215,10 @@ def checks(host: Host) -> list[Check]:
         _io_uring_check(host),
         _qemu_check(host),
     ]
+
+
+def require_tracing() -> None:
+    """Raise ``IophaseError`` with the first thing that prevents tracing here, and what to do."""
+    for check in checks(inspect()):
+        if check.status == "missing":
+            raise IophaseError(f"cannot trace: {check.name}: {check.detail}; {check.remedy}")

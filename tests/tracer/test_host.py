@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tracer import host
+from tracer.errors import IophaseError
 from tracer.host import Host
 
 
@@ -74,6 +75,16 @@ def test_everything_that_prevents_tracing_comes_with_advice(capable: Host) -> No
     )
     for check in host.checks(bare):
         assert check.status != "missing" or check.remedy
+
+
+def test_what_prevents_tracing_is_one_error_with_its_remedy(
+    capable: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "inspect", lambda: capable)
+    host.require_tracing()
+    monkeypatch.setattr(host, "inspect", lambda: replace(capable, capabilities=(), root=False))
+    with pytest.raises(IophaseError, match=r"not root.*run with sudo"):
+        host.require_tracing()
 
 
 def test_the_facts_are_those_of_this_machine() -> None:
