@@ -63,11 +63,47 @@ static __always_inline struct socket_state *watched_socket(struct sock *sk)
     return watch_socket(sk);
 }
 
+/*
+ * UDP queues a datagram first and tells of it afterwards (net/ipv4/udp.c, __udp_enqueue_schedule_skb): a
+ * receiver that polls may have taken it by then. What has not been told after this time never will be.
+ */
+#define LATE_NS 1000000
+
+static __always_inline int is_late(struct socket_state *s)
+{
+    if (!s->early)
+        return 0;
+    if (bpf_ktime_get_ns() - s->early_at > LATE_NS) {
+        s->early = 0;
+        return 0;
+    }
+    s->early -= 1;
+    return 1;
+}
+
+/* Data up to `taken` has left the socket: if nobody told of its arrival, its age is unknown. */
+static __always_inline void note_untold(struct thread_state *t, struct socket_state *s, u32 taken, u64 now)
+{
+    u32 end = taken;
+    if (s->stream) {
+        end = received_end((void *)t->sock);
+        if ((s32)(taken - end) < 0) /* beyond it there is only a FIN */
+            end = taken;
+    }
+    if ((s32)(end - s->last_end) <= 0)
+        return;
+    if (!s->stream) {
+        s->early = end - s->last_end;
+        s->early_at = now;
+    }
+    push_unknown_arrival(s, end);
+}
+
 /* Returns the state of the socket if data has arrived on it, and NULL if nothing that is watched has. */
 static __always_inline struct socket_state *on_data_ready(struct sock *sk)
 {
     struct socket_state *s = watched_socket(sk);
-    if (!s)
+    if (!s || is_late(s))
         return NULL;
     u32 end = s->stream ? received_end(sk) : s->last_end + 1;
     if ((s32)(end - s->last_end) <= 0) /* a bare FIN, or a listener's new connection */

@@ -159,8 +159,10 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
         t->noticed_at = now;
     if (is_receive(t->call) && result >= 0 && t->sock && !(t->flags & FLAG_UNFINISHED)) {
         s = sockets.lookup(&t->sock);
-        if (s)
+        if (s) {
             taken = taken_end(t, s, result);
+            note_untold(t, s, taken, now);
+        }
     }
     struct call_record *r = reserve(KIND_CALL);
     if (r) {

@@ -140,18 +140,27 @@ static __always_inline struct socket_state *watch_socket(struct sock *sk)
     return s;
 }
 
-/* What was received before the socket was watched: one arrival of unknown age. */
-static __always_inline void note_earlier_data(struct sock *sk, struct socket_state *s)
+/* Data that is known to be there, or to have been there, but not since when. */
+static __always_inline void push_unknown_arrival(struct socket_state *s, u32 end)
 {
-    u32 end = s->stream ? received_end(sk) : s->last_end + queued_messages(sk);
-    if ((s32)(end - s->last_end) <= 0)
-        return;
-    struct arrival *a = &s->arrivals[s->tail & (ARRIVALS - 1)];
+    u32 at = s->tail;
+    if (s->tail - s->head >= ARRIVALS) /* join the newest one */
+        at -= 1;
+    else
+        s->tail += 1;
+    struct arrival *a = &s->arrivals[at & (ARRIVALS - 1)];
     a->ready = 0;
     a->end = end;
     a->flags = FLAG_READY_UNKNOWN;
     s->last_end = end;
-    s->tail += 1;
+}
+
+/* What was received before the socket was watched: one arrival of unknown age. */
+static __always_inline void note_earlier_data(struct sock *sk, struct socket_state *s)
+{
+    u32 end = s->stream ? received_end(sk) : s->last_end + queued_messages(sk);
+    if ((s32)(end - s->last_end) > 0)
+        push_unknown_arrival(s, end);
 }
 
 static __always_inline void emit_socket(u64 now, u32 pid, u32 tid, u64 inode, struct sock *sk)

@@ -100,6 +100,8 @@ struct socket_state {
     u32 last_end;  /* `end` of the newest arrival */
     u32 taken_end; /* `end` of the newest arrival that was copied completely */
     u32 copied_end; /* TCP: copied_seq when it was last looked at */
+    u32 early;      /* datagrams that were taken before anybody said that they are there */
+    u64 early_at;
     u8 stream;
     struct arrival arrivals[ARRIVALS];
 };
