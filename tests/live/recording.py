@@ -2,64 +2,43 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
 from analysis.load import Trace, load
-from probes.plan import Backend
-from probes.program import RING_BYTES, Program
+from probes.program import Program
 from tests.live.target import Target
-from tracer.session import Session, attached_program
+from tracer.session import Session
 
 __all__ = ("PHASES", "assert_closed", "record", "recording", "total")
 
 PHASES = ("sleep_ns", "runq_ns", "spin_ns", "check_ns", "copy_ns", "overhead_ns")
 
 
-_attached = contextlib.ExitStack()
-atexit.register(_attached.close)
-
-
-@functools.lru_cache(maxsize=1)
-def attached(ring_bytes: int, backend: Backend | None) -> Program:
-    """Return the probes, attached until others are asked for: attaching takes a second."""
-    _attached.close()
-    return _attached.enter_context(attached_program(backend, ring_bytes))
-
-
 @contextmanager
-def recording(path: Path, *, ring_bytes: int = RING_BYTES) -> Iterator[Session]:
-    """Yield a session; at the end its trace is in ``path``.
-
-    IOPHASE_TEST_BACKEND names the backend; without it, it is the best of this host.
-    """
-    backend = cast("Backend | None", os.environ.get("IOPHASE_TEST_BACKEND"))
-    with Session(attached(ring_bytes, backend), path) as session:
+def recording(program: Program, path: Path) -> Iterator[Session]:
+    """Yield a session; at the end its trace is in ``path``."""
+    with Session(program, path) as session:
         yield session
         session.save()
 
 
 def record(
+    program: Program,
     path: Path,
     function: Callable[[], Any],
     beside: Callable[[Target], Any] = lambda target: None,
-    *,
-    ring_bytes: int = RING_BYTES,
 ) -> tuple[Trace, Any]:
     """Trace a process that runs ``function`` to its end; return the trace and what it returned.
 
     ``beside`` is called while it runs: it is the other end of the conversation.
     """
     with Target(function) as target:
-        with recording(path, ring_bytes=ring_bytes) as session:
+        with recording(program, path) as session:
             session.follow([target.pid])
             target.go()
             beside(target)
