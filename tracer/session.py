@@ -18,6 +18,7 @@ from probes.plan import Backend, make_plan
 from probes.program import RING_BYTES, Program
 from tracer import processes
 from tracer.errors import USAGE, IophaseError
+from tracer.host import require_tracing
 from tracer.ring import Drain, RingReader
 from tracer.tracedir import create
 from tracer.traceinfo import Clock, Counts, ProbeState, Target, TraceInfo
@@ -190,6 +191,7 @@ def attached_program(
     ``ring_bytes`` is a power of two. Raises ``IophaseError`` when this host refuses a probe that is
     required, or the backend.
     """
+    require_tracing()
     with contextlib.ExitStack() as stack:
         try:
             program = Program(make_plan(backend), ring_bytes=ring_bytes)
