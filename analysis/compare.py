@@ -11,14 +11,16 @@ import pandas as pd
 from analysis.bootstrap import CONFIDENCE, MIN_UNITS, resampling_weights
 from analysis.load import Trace
 from analysis.schema import CALLS, DELIVERIES, PHASE_COLUMNS, WAIT_PHASES
+from analysis.thread_calls import to_int
 
 __all__ = ("SLICES", "compare", "warnings")
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 SLICES = 20
-"""Stretches of time that a single trace is cut into when there are no repetitions: long enough that
-neighbours are nearly independent, many enough to see how much they differ."""
+"""Stretches that a single trace is cut into when there are no repetitions, all with equally many
+receives: long enough to be nearly independent, many enough to see how much they differ."""
 
 _SUMS = ("calls", "receives", "bytes", "wait_ns", *PHASE_COLUMNS, "delivery_ns", "deliveries")
 
@@ -34,28 +36,30 @@ _RATIOS = {
 """What is compared: sums over calls and deliveries, divided; a receive is a call with data."""
 
 
+def _edges(calls: pd.DataFrame, slices: int) -> Ints:
+    """Return the instants that cut a trace into stretches with equally many receives."""
+    ends = to_int(calls["ts_ns"] + calls.pop("duration_ns"))
+    receiving = np.sort(ends[to_int(calls["bytes"]) > 0])
+    if not len(receiving):
+        return np.empty(0, dtype=np.int64)
+    places = np.linspace(0, len(receiving), slices + 1)[1:-1].astype(int)
+    return np.unique(receiving[places[places > 0] - 1])
+
+
 def _sums_per_slice(trace: Trace, slices: int) -> Floats:
-    """Return the sums of a trace in equal stretches of time, shape (slices, len(_SUMS))."""
-    calls = trace.read(CALLS, ["ts_ns", "bytes", *PHASE_COLUMNS])
-    data = trace.read(DELIVERIES, ["ready_ns", "copied_ns"])
-    begin, end = calls["ts_ns"].min(), calls["ts_ns"].max()
-    if pd.isna(begin):
-        return np.zeros((slices, len(_SUMS)))
-    width = max((int(end) - int(begin)) / slices, 1)
-
-    def place(times: pd.Series) -> pd.Series:
-        return ((times - int(begin)) // width).clip(0, slices - 1)
-
+    """Return the sums of a trace in stretches of time, shape (slices or fewer, len(_SUMS))."""
+    calls = trace.read(CALLS, ["ts_ns", "duration_ns", "bytes", *PHASE_COLUMNS]).copy()
+    data = trace.read(DELIVERIES, ["ready_ns", "copied_ns"]).dropna()
+    edges = _edges(calls, slices)
     values = calls.assign(
         calls=1,
         receives=(calls["bytes"] > 0).fillna(False).astype("Int64"),
         wait_ns=calls[[f"{phase}_ns" for phase in WAIT_PHASES]].sum(axis="columns"),
     )
-    first = values.groupby(place(calls["ts_ns"]))[list(_SUMS[:-2])].sum()
-    delivered = pd.DataFrame({"delivery_ns": data["copied_ns"] - data["ready_ns"]})
-    delivered["deliveries"] = delivered["delivery_ns"].notna().astype("Int64")
-    second = delivered.groupby(place(data["copied_ns"]), dropna=True).sum()
-    whole = first.join(second, how="outer").reindex(range(slices))[list(_SUMS)]
+    first = values.groupby(np.searchsorted(edges, to_int(calls["ts_ns"])))[list(_SUMS[:-2])].sum()
+    delivered = pd.DataFrame({"delivery_ns": data["copied_ns"] - data["ready_ns"], "deliveries": 1})
+    second = delivered.groupby(np.searchsorted(edges, to_int(data["copied_ns"]))).sum()
+    whole = first.join(second, how="outer").reindex(range(len(edges) + 1))[list(_SUMS)]
     unmeasured = [column for column in PHASE_COLUMNS if calls[column].isna().all()]
     matrix = whole.astype("Float64").fillna(0.0)
     matrix[unmeasured] = np.nan
@@ -100,7 +104,7 @@ def compare(before: Sequence[Trace], after: Sequence[Trace]) -> pd.DataFrame:
     for index, figure in enumerate(_RATIOS):
         spread = differences[:, index]
         known = spread[~np.isnan(spread)]
-        enough = len(known) > len(spread) / 2
+        enough = min(map(len, sides)) >= MIN_UNITS and len(known) > len(spread) / 2
         low, high = np.percentile(known, [tail, 100 - tail]) if enough else (np.nan, np.nan)
         old, new = float(middle[0][index]), float(middle[1][index])
         rows.append(

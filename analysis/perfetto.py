@@ -44,6 +44,8 @@ ARRIVED, COPIED = "data arrives", "data copied"
 ARRIVALS_TRACK = 1
 """The uuid of the track of arrivals; threads have their tid plus THREAD_TRACKS."""
 THREAD_TRACKS = 1 << 32
+ROWS_AT_ONCE = 100_000
+"""Calls that are encoded together: about a kilobyte each, before the empty phases are dropped."""
 DELIVERY_COLUMNS = ("tid", "ready_ns", "copied_ns")
 
 
@@ -78,7 +80,8 @@ def _call_bytes(calls: pd.DataFrame, names: Mapping[str, int]) -> tuple[bytes, i
 
     Events of a call follow each other in the file: for equal times Perfetto keeps that order.
     """
-    calls = calls.iloc[np.lexsort((to_int(calls["ts_ns"]), to_int(calls["tid"])))]
+    order = [to_int(calls[name]) for name in ("duration_ns", "ts_ns", "tid")]
+    calls = calls.iloc[np.lexsort(order)]
     begin = to_int(calls["ts_ns"])
     tracks = THREAD_TRACKS + to_int(calls["tid"])
     called = calls["call"].map(names).to_numpy(dtype=np.int64)
@@ -165,10 +168,12 @@ def _write(trace: Trace, file: IO[bytes]) -> dict[str, int]:
     counts = {"calls": 0, "phases": 0, "deliveries": 0}
     columns = ["ts_ns", "duration_ns", "tid", "call", *ANNOTATIONS, *PHASE_COLUMNS]
     for piece in trace.pieces(CALLS, columns):
-        content, phases = _call_bytes(piece, names)
-        file.write(content)
-        counts["calls"] += len(piece)
-        counts["phases"] += phases
+        for begin in range(0, len(piece), ROWS_AT_ONCE):
+            calls = piece.iloc[begin : begin + ROWS_AT_ONCE]
+            content, phases = _call_bytes(calls, names)
+            file.write(content)
+            counts["calls"] += len(calls)
+            counts["phases"] += phases
     for piece in trace.pieces(DELIVERIES, list(DELIVERY_COLUMNS)):
         known = piece.dropna(subset=["ready_ns", "copied_ns"])
         file.write(_delivery_bytes(known, counts["deliveries"], names))

@@ -66,8 +66,8 @@ def summary_json(traces: list[Trace], *, families: Mapping[str, str] | None = No
     """Return the summary of opened traces as JSON: an object per trace, null for what is absent."""
     summary = summarise(traces, families)
     rows = [
-        {str(key): _plain(value) for key, value in row.items()} | {"directory": str(trace.path)}
-        for trace, row in zip(traces, summary.to_dict("records"), strict=True)
+        {str(key): _plain(value) for key, value in row.items()}
+        for row in summary.to_dict("records")
     ]
     return json.dumps({"schema": 1, "traces": rows}, indent=2)
 

@@ -63,7 +63,8 @@ def typical_request(trace: Trace) -> RequestSequence | None:
     calls = trace.read(CALLS, [*wanted, *PHASE_COLUMNS])
     if data.empty or calls.empty:
         return None
-    calls = calls.iloc[np.lexsort((to_int(calls["ts_ns"]), to_int(calls["tid"])))]
+    order = [to_int(calls[name]) for name in ("duration_ns", "ts_ns", "tid")]
+    calls = calls.iloc[np.lexsort(order)]
     first, last = _spans(calls, data)
     known = first <= last
     asked = known & (to_int(calls["ts_ns"])[first] <= to_int(data["ready_ns"]))

@@ -49,13 +49,14 @@ WAITING = frozenset(
 """The calls that ask about many descriptors."""
 
 _PARTS = {"wait": WAIT_PHASES, "cpu": CPU_PHASES}
+_COSTS = (*PHASES, *_PARTS, "check_copy")
 
 
 def _cost(trace: Trace, cost: str, per: str, calls: Collection[str] | None) -> float:
-    if calls is None:
+    if calls is None and cost != "check_copy":
         return float(attribute([trace], per=per)[f"{cost}_ns_per_{per}"].iloc[0])
     table = call_totals(trace, "call")
-    chosen = table[table["call"].isin(list(calls))]
+    chosen = table if calls is None else table[table["call"].isin(list(calls))]
     columns = [f"{phase}_ns" for phase in _PARTS.get(cost, (cost,))]
     below = {
         "call": int(chosen["calls"].sum()),
@@ -77,15 +78,15 @@ def scaling(
 ) -> pd.DataFrame:
     """Return the points of a curve: one row per trace, ``model``, ``trace``, ``x``, ``y``.
 
-    ``x`` is taken from the load that ran (``AGAINST``); ``y`` is ``cost`` (a phase, ``wait``, or
-    ``cpu``) in ns per ``call``, ``request`` or ``byte``, of all calls, or only of those named in
-    ``calls`` (``WAITING`` for select, poll, epoll and their kin). ``cpu`` is all time on a CPU of
-    the threads, or that inside the named calls. A trace without a load is left out.
+    ``x`` is taken from the load that ran (``AGAINST``); ``y`` is ``cost`` (a phase, ``wait``,
+    ``cpu`` or ``check_copy``) in ns per ``call``, ``request`` or ``byte``, of all calls, or only of
+    those named in ``calls`` (``WAITING`` for select, poll, epoll and their kin). ``cpu`` is all
+    time on a CPU of the threads, or that inside the named calls. A trace without a load is left out.
     """
     if against not in AGAINST:
         raise ValueError(f"against={against!r}: expected one of {', '.join(AGAINST)}")
-    if cost not in (*PHASES, *_PARTS):
-        raise ValueError(f"cost={cost!r}: expected one of {', '.join((*PHASES, *_PARTS))}")
+    if cost not in _COSTS:
+        raise ValueError(f"cost={cost!r}: expected one of {', '.join(_COSTS)}")
     if per not in ("call", "request", "byte"):
         raise ValueError(f"per={per!r}: expected call, request or byte")
     rows = [

@@ -10,6 +10,7 @@ __all__ = (
     "CONTEXTS",
     "CPU_PHASES",
     "DELIVERIES",
+    "INTERESTS",
     "PHASES",
     "PHASE_COLUMNS",
     "SCHEMA_VERSION",
@@ -58,6 +59,9 @@ class Table:
 def _nanoseconds(columns: tuple[str, ...]) -> dict[str, str]:
     return dict.fromkeys(columns, "int64")
 
+
+INTERESTS = ("epoll_level", "epoll_edge", "epoll_oneshot", "sigio_sockets")
+"""How often a thread asked to be told of a socket, and how."""
 
 _OF_FUNCTION_PROBES = ("check_copy_ns", "function_ns")
 
@@ -118,8 +122,10 @@ THREADS = Table(
         "bytes": "int64",
         "voluntary_switches": "int64",
         "involuntary_switches": "int64",
+        **dict.fromkeys(INTERESTS, "int32"),
     },
     frozenset({"pid", "tid", "wall_ns"}),
+    frozenset(INTERESTS),
 )
 
 SOCKETS = Table(

@@ -69,6 +69,7 @@ def _row(trace: Trace, family: str | None) -> dict[str, Any]:
     wall = whole.wall_ns
     return {
         "trace": trace.name,
+        "directory": str(trace.path.absolute()),
         "model": trace.model,
         "family": family,
         "threads": whole.threads,

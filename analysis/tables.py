@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -66,13 +67,19 @@ COST_COLUMNS = (
 
 
 def labels(summary: pd.DataFrame) -> list[str]:
-    """Return a name per row: the model, with the trace's name where that alone is not unique."""
-    models = summary["model"].tolist()
-    names = summary["trace"].tolist()
-    return [
-        trace if not model else model if models.count(model) == 1 else f"{model} ({trace})"
-        for model, trace in zip(models, names, strict=True)
+    """Return a name per row: the model, with its directory where that alone is not unique."""
+    models = [
+        model or trace for model, trace in zip(summary["model"], summary["trace"], strict=True)
     ]
+    paths = [Path(path) for path in summary["directory"]]
+    for depth in (1, 2):
+        names = [
+            model if models.count(model) == 1 else f"{model} ({path.parts[-depth]})"
+            for model, path in zip(models, paths, strict=True)
+        ]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} #{number}" for number, name in enumerate(models, 1)]
 
 
 def _cell(column: Column, row: Mapping[Any, Any]) -> Text:

@@ -40,11 +40,13 @@ class ThreadCalls:
 def split_by_thread(calls: pd.DataFrame) -> Iterator[ThreadCalls]:
     """Yield the calls of each thread; an unknown phase counts as nothing."""
     tids, starts = to_int(calls["tid"]), to_int(calls["ts_ns"])
-    order = np.lexsort((starts, tids))
-    tids, starts = tids[order], starts[order]
-    ends = starts + to_int(calls["duration_ns"])[order]
-    sockets = to_int(calls["socket"], NO_SOCKET)[order]
-    received = to_int(calls["bytes"])[order] > 0
+    lengths, sizes = to_int(calls["duration_ns"]), to_int(calls["bytes"])
+    sockets = to_int(calls["socket"], NO_SOCKET)
+    # where two calls begin at one instant, the one without a length comes first
+    order = np.lexsort((sockets, sizes, lengths, starts, tids))
+    tids, starts, sockets = tids[order], starts[order], sockets[order]
+    ends = starts + lengths[order]
+    received = sizes[order] > 0
     phases = {phase: to_int(calls[f"{phase}_ns"])[order] for phase in PHASES}
     edges = [0, *(np.flatnonzero(np.diff(tids)) + 1).tolist(), len(tids)]
     for begin, end in itertools.pairwise(edges):

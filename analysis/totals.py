@@ -24,8 +24,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 """What calls can be grouped by, and the columns that make the group."""
 
-SUMS = ("calls", "receives", "bytes", "call_ns", *PHASE_COLUMNS)
-"""``receives`` are calls that brought data; ``call_ns`` is the sum of durations."""
+SUMS = ("calls", "receives", "bytes", "call_ns", *PHASE_COLUMNS, "check_copy_ns")
+"""``receives`` are calls that brought data; ``call_ns`` is the sum of durations; ``check_copy_ns``
+is the part of check that moves descriptor sets, where function probes could see it."""
 
 
 def _piece_totals(piece: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -44,7 +45,7 @@ def call_totals(trace: Trace, by: str) -> pd.DataFrame:
     A phase that was measured in no call of the group is NA. Raises TraceError on a damaged file.
     """
     keys = list(GROUPS[by])
-    columns = [*keys, "duration_ns", "bytes", *PHASE_COLUMNS]
+    columns = [*keys, "duration_ns", "bytes", *PHASE_COLUMNS, "check_copy_ns"]
     parts = [_piece_totals(piece, keys) for piece in trace.pieces(CALLS, columns)]
     for part in parts:
         for key in keys:

@@ -26,6 +26,8 @@ APPLICATION, KERNEL = 0.14, 0.68
 """Where the two columns stand, in widths of a panel."""
 HALF = 0.11
 PANELS_PER_ROW = 3
+KERNEL_THREADS = ("iou-wrk", "iou-sqp")
+"""Contexts that the application does not call: they work on their own."""
 GAP_PHASE = "user"
 SMALLEST_NS = 100.0
 """A part of this length, or shorter, has the least height."""
@@ -84,13 +86,17 @@ def _place(bands: Sequence[_Band], instant: int) -> float:
 
 
 def _outcome(step: Step) -> str:
+    """Return what a call brought, in a few letters."""
     if step.bytes:
         return f"{step.bytes} B"
     if step.result is None:
         return "..."
     if step.result < 0:
         return errno.errorcode.get(-step.result, str(step.result))
-    return f"{step.result} ready" if step.result else "0"
+    if step.call.startswith("accept"):
+        return "connection"
+    reports = step.call.startswith(("select", "pselect", "poll", "ppoll", "epoll"))
+    return f"{step.result} ready" if reports else str(step.result)
 
 
 def _arrow(axes: Axes, y: float, begin: float, end: float, text: str) -> None:
@@ -133,12 +139,12 @@ def _draw(axes: Axes, sequence: RequestSequence) -> float:
         if not own:
             continue
         times = f", {step.count} times" if step.count > 1 else ""
-        _arrow(axes, own[0].top, APPLICATION, KERNEL - HALF, step.call + times)
+        if step.context not in KERNEL_THREADS:
+            _arrow(axes, own[0].top, APPLICATION, KERNEL - HALF, step.call + times)
         _arrow(axes, own[-1].bottom, KERNEL - HALF, APPLICATION, _outcome(step))
         if step.context != "process":
-            axes.text(
-                KERNEL, own[0].top - 0.12, step.context, ha="center", va="bottom", fontsize=6.8
-            )
+            place = (KERNEL + HALF + 0.01, own[-1].bottom)
+            axes.text(*place, step.context, ha="left", va="bottom", fontsize=6.8)
     ready = _place(bands, sequence.ready_ns)
     axes.annotate(
         "data\narrives",
@@ -153,7 +159,7 @@ def _draw(axes: Axes, sequence: RequestSequence) -> float:
         axes.plot([x, x], [-0.5, floor + 0.5], color=MUTED, linewidth=0.6, zorder=0)
         axes.text(x, -0.9, name, ha="center", va="bottom", fontsize=7.5, fontstyle="italic")
     took = time_text(sequence.copied_ns - sequence.ready_ns).replace("us", "µs")
-    axes.set_title(f"{sequence.model}: {took} from arrival to copy", fontsize=8.5, pad=12)
+    axes.set_title(f"{sequence.model}\n{took} from arrival to copy", fontsize=8.5, pad=12)
     axes.set(xlim=(0, 1.02))
     axes.axis("off")
     return floor

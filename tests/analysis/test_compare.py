@@ -43,6 +43,20 @@ def test_noise_is_seldom_called_a_change(tmp_path: Path) -> None:
     assert sum(map(bool, called)) <= 3
 
 
+def test_idle_time_around_a_burst_does_not_hide_a_change(tmp_path: Path) -> None:
+    def burst(name: str, model: str) -> Trace:
+        calls = synthetic.make_calls(model, 200)
+        calls["ts_ns"] += 60 * 10**9 * (calls.index > 0)
+        deliveries = synthetic.make_deliveries(calls)
+        threads = synthetic.make_threads(calls, model)
+        meta = synthetic.make_meta(model, len(calls), 200, 1)
+        return load(synthetic.write_trace(tmp_path / name, calls, deliveries, threads, meta))
+
+    table = compare([burst("a", "select")], [burst("b", "poll")]).set_index("figure")
+    assert table["changed"]["check_ns_per_receive"]
+    assert not table["changed"]["copy_ns_per_receive"]
+
+
 def test_an_empty_trace_compares_as_unknown(tmp_path: Path) -> None:
     nothing = synthetic.make_calls("epoll", 10).iloc[:0]
     empty = load(

@@ -127,6 +127,7 @@ def test_an_export_in_pieces_is_the_same(
     export_perfetto(directory, tmp_path / "whole.pftrace")
     monkeypatch.setattr("analysis.table_reader.BLOCK_BYTES", 4096)
     monkeypatch.setattr("analysis.sources.ROWS_PER_PIECE", 40)
+    monkeypatch.setattr("analysis.perfetto.ROWS_AT_ONCE", 17)
     export_perfetto(directory, tmp_path / "pieces.pftrace")
     whole, pieces = (
         closed_slices(read_back(tmp_path / f"{name}.pftrace")[0]) for name in ("whole", "pieces")

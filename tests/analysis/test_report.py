@@ -87,6 +87,13 @@ def test_two_traces_of_one_model_are_told_apart(tmp_path: Path) -> None:
     assert "epoll (a)" in text and "epoll (b)" in text
 
 
+def test_traces_of_one_name_are_told_apart_by_the_directory_above(tmp_path: Path) -> None:
+    paths = [synthetic.make_trace(tmp_path / idle / "epoll", requests=5) for idle in ("i0", "i9")]
+    text = report_text(paths)
+    assert "epoll (i0)" in text and "epoll (i9)" in text
+    assert "epoll #2" in report_text([paths[0], paths[0]])
+
+
 def test_json_gives_the_numbers_of_the_api(traces: list[Path]) -> None:
     rows = json.loads(report_json(traces))["traces"]
     summary = summarise(map(load, traces)).to_dict("records")
