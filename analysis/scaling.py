@@ -81,7 +81,8 @@ def scaling(
     ``x`` is taken from the load that ran (``AGAINST``); ``y`` is ``cost`` (a phase, ``wait``,
     ``cpu`` or ``check_copy``) in ns per ``call``, ``request`` or ``byte``, of all calls, or only of
     those named in ``calls`` (``WAITING`` for select, poll, epoll and their kin). ``cpu`` is all
-    time on a CPU of the threads, or that inside the named calls. A trace without a load is left out.
+    time on a CPU of the threads, or that inside the named calls. A trace without a load is left
+    out.
     """
     if against not in AGAINST:
         raise ValueError(f"against={against!r}: expected one of {', '.join(AGAINST)}")
