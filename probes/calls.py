@@ -71,6 +71,8 @@ TOUCHES: tuple[Touch, ...] = (
     Touch("listen", 1, 50, 201),
     Touch("epoll_ctl", 3, 233, 21),
     Touch("pread64", 1, 17, 67),
+    Touch("fcntl", 1, 72, 25),
+    Touch("ioctl", 1, 16, 29),
 )
 
 

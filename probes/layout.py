@@ -98,7 +98,6 @@ _CALL: tuple[Field, ...] = (
 )
 
 _THREAD: tuple[Field, ...] = (
-    ("role", "u64"),
     ("wall", "u64"),
     ("user", "u64"),
     ("sleep", "u64"),
@@ -112,7 +111,12 @@ _THREAD: tuple[Field, ...] = (
     ("calls", "u64"),
     ("bytes", "u64"),
     ("voluntary_switches", "u64"),
-    ("involuntary_switches", "u64"),
+    ("involuntary_switches", "u32"),
+    ("epoll_level", "u16"),
+    ("epoll_edge", "u16"),
+    ("epoll_oneshot", "u16"),
+    ("sigio_sockets", "u16"),
+    ("role", "u32"),
 )
 
 _NAME: tuple[Field, ...] = (("comm", "char[16]"),)

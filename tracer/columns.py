@@ -50,6 +50,7 @@ THREADS_COLUMNS = (
     "sleep_ns", "runq_ns", "spin_ns", "check_ns", "copy_ns", "overhead_ns",
     "other_calls_ns", "off_cpu_elsewhere_ns", "calls", "bytes",
     "voluntary_switches", "involuntary_switches",
+    "epoll_level", "epoll_edge", "epoll_oneshot", "sigio_sockets",
 )  # fmt: skip
 SOCKETS_COLUMNS = ("socket", "family", "protocol", "local", "remote")
 
@@ -231,7 +232,7 @@ def threads_table(records: Records, names: Names, model: str | None) -> pa.Table
         _integers(records["calls"]),
         _integers(records["bytes"]),
         _integers(records["voluntary_switches"]),
-        _integers(records["involuntary_switches"]),
+        *(_integers(records[count]) for count in THREADS_COLUMNS[-5:]),
     ]
     return _table(THREADS_COLUMNS, arrays)
 

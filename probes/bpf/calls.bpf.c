@@ -214,6 +214,7 @@ static __always_inline void begin_call(struct thread_state *t, u8 call, u64 now)
 #define TOUCHES_FIRST 0xfe
 #define TOUCHES_THIRD 0xfd
 #define TOUCHES_LIKE_AIO 0xfc
+#define TOUCHES_IF_SIGIO 0xfb
 
 static __always_inline u8 classify(u32 number)
 {
@@ -243,6 +244,8 @@ static __always_inline u8 classify(u32 number)
     case NR_listen: return TOUCHES_FIRST;
     case NR_epoll_ctl: return TOUCHES_THIRD;
     case NR_pread64: return TOUCHES_LIKE_AIO;
+    case NR_fcntl:
+    case NR_ioctl: return TOUCHES_IF_SIGIO;
     }
     return NOT_TRACED;
 }
@@ -277,6 +280,51 @@ static __always_inline int touch_descriptor(struct thread_state *t, u64 now, int
     return 1;
 }
 
+static __always_inline void count_up(u16 *counter)
+{
+    if (*counter != 0xffff)
+        *counter += 1;
+}
+
+#define EPOLL_CTL_DEL 2
+#define EPOLLONESHOT (1u << 30)
+#define EPOLLET (1u << 31)
+
+/* epoll_ctl(epfd, op, fd, event): of the event only the mask is read, which is its first member. */
+static __always_inline void note_interest(struct thread_state *t, struct pt_regs *regs)
+{
+    u64 operation = 0, event = 0;
+    u32 mask = 0;
+    READ(operation, &PT_REGS_PARM2(regs));
+    READ(event, &PT_REGS_PARM4_SYSCALL(regs));
+    if (operation == EPOLL_CTL_DEL || bpf_probe_read_user(&mask, sizeof(mask), (void *)event))
+        return;
+    count_up(mask & EPOLLET ? &t->epoll_edge : &t->epoll_level);
+    if (mask & EPOLLONESHOT)
+        count_up(&t->epoll_oneshot);
+}
+
+#define F_SETFL 4
+#define O_ASYNC 020000
+#define FIOASYNC 0x5452 /* include/uapi/asm-generic/ioctls.h */
+
+/* fcntl(fd, F_SETFL, O_ASYNC) or ioctl(fd, FIOASYNC, &on): SIGIO when something arrives. */
+static __always_inline int asks_for_sigio(u64 number, struct pt_regs *regs)
+{
+    u64 command = 0, argument = 0;
+    u32 on = 0;
+    READ(command, &PT_REGS_PARM2(regs));
+    if (number == NR_fcntl && (u32)command == F_SETFL) {
+        READ(argument, &PT_REGS_PARM3(regs));
+        return (argument & O_ASYNC) != 0;
+    }
+    if (number == NR_ioctl && (u32)command == FIOASYNC) {
+        READ(argument, &PT_REGS_PARM3(regs));
+        bpf_probe_read_user(&on, sizeof(on), (void *)argument);
+    }
+    return on != 0;
+}
+
 TRACEPOINT(sys_enter)
 {
     struct thread_state *t = current_thread();
@@ -291,13 +339,21 @@ TRACEPOINT(sys_enter)
     t->mode = MODE_OTHER_CALL;
     if (call == NOT_TRACED)
         return 0;
+    if (call == TOUCHES_IF_SIGIO && !asks_for_sigio(ctx->args[1], regs))
+        return 0;
     READ(first, &PT_REGS_PARM1(regs));
-    if (call >= TOUCHES_LIKE_AIO) {
+    if (call >= TOUCHES_IF_SIGIO) {
         if (call == TOUCHES_THIRD)
             READ(first, &PT_REGS_PARM3(regs));
-        /* A socket cannot be read at an offset: only glibc's helper thread tries (sysdeps/pthread/aio_misc.c). */
-        if (touch_descriptor(t, now, first, 0) && call == TOUCHES_LIKE_AIO)
-            t->context = CONTEXT_AIO;
+        if (touch_descriptor(t, now, first, 0)) {
+            /* A socket cannot be read at an offset: only glibc's helper thread tries (sysdeps/pthread/aio_misc.c). */
+            if (call == TOUCHES_LIKE_AIO)
+                t->context = CONTEXT_AIO;
+            else if (call == TOUCHES_IF_SIGIO)
+                count_up(&t->sigio_sockets);
+            else if (call == TOUCHES_THIRD)
+                note_interest(t, regs);
+        }
         t->touches = call == TOUCHES_FIRST;
         t->fd = first;
         return 0;

@@ -41,7 +41,13 @@ struct thread_state {
     u64 calls;
     u64 bytes;
     u64 voluntary_switches;
-    u64 involuntary_switches;
+    u32 involuntary_switches;
+
+    /* sockets that it has asked to be told of, and how; a count stays at its greatest value */
+    u16 epoll_level;
+    u16 epoll_edge;
+    u16 epoll_oneshot;
+    u16 sigio_sockets;
 
     u64 off_at; /* when it left the CPU; 0: on the CPU */
     u64 on_at;  /* when it last got the CPU */

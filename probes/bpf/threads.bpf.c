@@ -52,6 +52,10 @@ static __always_inline void end_thread(struct thread_state *t, u64 now)
         r->tid = tid;
         r->kind = KIND_THREAD;
         r->role = t->role;
+        r->epoll_level = t->epoll_level;
+        r->epoll_edge = t->epoll_edge;
+        r->epoll_oneshot = t->epoll_oneshot;
+        r->sigio_sockets = t->sigio_sockets;
         r->wall = now - t->start;
         r->user = t->user;
         r->sleep = t->sleep;

@@ -240,11 +240,11 @@ def test_a_thread_becomes_one_exact_row(tmp_path: Path) -> None:
         ts=100, pid=10, tid=12, role=1,
         user=1, sleep=2, runq=3, spin=4, check=5, copy=6, overhead=7,
         other_calls=8, off_cpu_elsewhere=9, calls=10, bytes=11, voluntary_switches=12,
-        involuntary_switches=13,
+        involuntary_switches=13, epoll_level=14, epoll_edge=15, epoll_oneshot=16, sigio_sockets=17,
     )  # fmt: skip
     files = Files(tmp_path, [record, name(12, 100, b"worker")], model="threads")
     assert files.text("threads.csv") == [
-        "10,12,worker,thread,threads,45,1,2,3,4,5,6,7,8,9,10,11,12,13"
+        "10,12,worker,thread,threads,45,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"
     ]
 
 
