@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from analysis.load import Trace
+from analysis.summary import partly_seen
 from analysis.tables import BELOW_RESOLUTION, COST_COLUMNS, COUNTED_HERE, SHARE_COLUMNS, Column
 from analysis.units import ABSENT, count_text, time_text
 
@@ -29,7 +30,8 @@ def loss_lines(traces: Sequence[Trace]) -> Iterator[str]:
                 "that were still running then have no ledger"
             )
         if unclosed := trace.meta.get("unclosed"):
-            yield f"DEFECT: {count_text(unclosed)} rows of {trace.name} do not add up"
+            rows = "1 row" if unclosed == 1 else f"{count_text(unclosed)} rows"
+            yield f"DEFECT: {rows} of {trace.name} not adding up"
 
 
 def unattached(trace: Trace) -> list[tuple[str, str]]:
@@ -64,6 +66,11 @@ def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
         yield f"{ABSENT} this backend cannot tell the phase apart; its time is part of overhead."
     if _has_absent(summary, COST_COLUMNS):
         yield f"{ABSENT} nothing in this trace gives the figure."
+    for row in summary[partly_seen(summary)].to_dict("records"):
+        yield (
+            f"{row['model'] or row['trace']}: {count_text(row['deliveries'])} deliveries for "
+            f"{count_text(row['requests'])} requests: a part of the server was not traced."
+        )
     merged = sum(int(trace.meta.get("merged") or 0) for trace in traces)
     if merged:
         yield f"{count_text(merged)} arrivals were merged into a neighbour: too many were pending."

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from analysis.summary import partly_seen
 from analysis.tables import labels
 from analysis.units import share_text, time_text
 
@@ -28,8 +29,8 @@ def _extremes(summary: pd.DataFrame, column: str) -> tuple[str, float, str, floa
 
 def headline(summary: pd.DataFrame) -> Iterator[str]:
     """Yield the sentences; one whose figures are absent is left out."""
-    # a server whose receives no probe saw (its workers, its ring) says nothing about them
-    summary = summary[summary["deliveries"] > 0].reset_index(drop=True)
+    seen = (summary["deliveries"] > 0) & ~partly_seen(summary)
+    summary = summary[seen].reset_index(drop=True)
     wait, copy = summary["wait"].dropna(), summary["copy"].dropna()
     if len(wait) and len(copy):
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,7 +94,7 @@ def _probes(traces: Sequence[Trace]) -> list[dict[str, Any]]:
 
 def _typographic(value: Any) -> Any:
     """Write the micro sign that the terminal's tables do without."""
-    return value.replace(" us", " µs") if type(value) is str else value
+    return re.sub(r"(?<=\d) us\b", " µs", value) if type(value) is str else value
 
 
 def page(traces: Sequence[Trace], *, families: Mapping[str, str] | None = None) -> str:

@@ -13,12 +13,15 @@ from analysis.load import Trace
 from analysis.resolution import below_resolution
 from analysis.schema import DELIVERIES
 
-__all__ = ("SHARES", "Requests", "count_requests", "summarise")
+__all__ = ("SHARES", "Requests", "count_requests", "partly_seen", "summarise")
 
 SHARES = tuple(column.removesuffix("_ns") for column in LEDGER_COLUMNS)
 """The parts of the summed wall time of all threads, as the summary names them."""
 
 NANOSECONDS_PER_SECOND = 1e9
+SEEN = 0.5
+"""Fewer deliveries per request than this, and a part of the server was not seen: one receive takes
+several messages at most now and then."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ def count_requests(trace: Trace) -> Requests:
     if started is None or stopped is None or stopped <= started:
         return Requests(count, None, "deliveries")
     return Requests(count, count * NANOSECONDS_PER_SECOND / (stopped - started), "deliveries")
+
+
+def partly_seen(summary: pd.DataFrame) -> pd.Series:
+    """Tell of which traces the probes saw too few deliveries for the requests that were served."""
+    return (summary["deliveries"] < SEEN * summary["requests"]) & ~summary["cut_short"]
 
 
 def _quantiles(values: pd.Series) -> tuple[float | None, float | None]:

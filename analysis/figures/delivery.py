@@ -23,7 +23,7 @@ def delivery_ecdf(traces: Sequence[Trace], names: Sequence[str]) -> Figure:
     """Draw the share of deliveries that took at most so long, from arrival to the copy's end."""
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
-    quantiles = np.concatenate([np.linspace(0, 0.99, POINTS), 1 - np.geomspace(0.01, 1e-4, 40)])
+    quantiles = np.concatenate([np.linspace(0, 0.99, POINTS), 1 - np.geomspace(0.01, 1e-3, 40)])
     for index, (trace, name) in enumerate(zip(traces, names, strict=True)):
         data = trace.read(DELIVERIES, ["ready_ns", "copied_ns"]).dropna()
         if data.empty:

@@ -34,6 +34,9 @@ SMALLEST_NS = 100.0
 LEAST_HEIGHT = 1.0
 HEIGHT_PER_DECADE = 0.55
 INCHES_PER_HEIGHT = 0.17
+TITLE_INCHES = 0.5
+ABOVE, BELOW = 2.2, 1.0
+"""Room above and below a sequence, in heights."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _arrow(axes: Axes, y: float, begin: float, end: float, text: str) -> None:
     axes.text(middle, y - 0.12, text, ha="center", va="bottom", fontsize=6.8)
 
 
-def _draw(axes: Axes, sequence: RequestSequence) -> float:
+def _draw(axes: Axes, sequence: RequestSequence) -> None:
     bands = _bands(sequence)
     floor = bands[-1].bottom
     for band in bands:
@@ -161,8 +164,6 @@ def _draw(axes: Axes, sequence: RequestSequence) -> float:
     took = time_text(sequence.copied_ns - sequence.ready_ns).replace("us", "µs")
     axes.set_title(f"{sequence.model}\n{took} from arrival to copy", fontsize=8.5, pad=12)
     axes.set(xlim=(0, 1.02))
-    axes.axis("off")
-    return floor
 
 
 @styled
@@ -171,17 +172,18 @@ def request_sequences(sequences: Sequence[RequestSequence]) -> Figure:
     rows = max(math.ceil(len(sequences) / PANELS_PER_ROW), 1)
     columns = max(min(len(sequences), PANELS_PER_ROW), 1)
     figure = Figure(layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
     deepest = [0.0] * rows
-    for index, axes in enumerate(panels.flat):
-        if index >= len(sequences):
-            axes.axis("off")
-            continue
+    for index, sequence in enumerate(sequences):
         row = index // PANELS_PER_ROW
-        deepest[row] = max(deepest[row], _draw(axes, sequences[index]))
+        deepest[row] = max(deepest[row], _bands(sequence)[-1].bottom)
+    heights = [ABOVE + depth + BELOW for depth in deepest]
+    panels = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for index, axes in enumerate(panels.flat):
-        axes.set_ylim(deepest[index // PANELS_PER_ROW] + 1.0, -2.2)
-    inches = sum(INCHES_PER_HEIGHT * (depth + 3.2) + 0.35 for depth in deepest)
+        if index < len(sequences):
+            _draw(axes, sequences[index])
+        axes.axis("off")
+        axes.set_ylim(deepest[index // PANELS_PER_ROW] + BELOW, -ABOVE)
+    inches = sum(INCHES_PER_HEIGHT * height + TITLE_INCHES for height in heights)
     figure.set_size_inches(3.1 * columns, inches + 0.5)
     used = {phase for sequence in sequences for step in sequence.steps for phase in step.phases}
     names = [phase for phase in PHASE_ORDER if phase in used]

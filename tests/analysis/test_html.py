@@ -88,6 +88,13 @@ def test_names_from_a_trace_are_escaped(tmp_path: Path) -> None:
     assert evil not in page([load(path)])
 
 
+def test_micro_is_written_with_its_sign_and_nothing_else_is_touched(text: str) -> None:
+    visible = re.sub(r"<(style|script|svg).*?</\1>", "", text, flags=re.DOTALL)
+    assert re.search(r"\d µs", visible)
+    assert not re.search(r"\d us\b|µsu", visible)
+    assert "the usual one" in visible
+
+
 def test_ids_on_the_page_are_unique(text: str) -> None:
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from analysis.headline import headline
 from analysis.load import load
 from analysis.report import report_json, report_text
 from analysis.summary import SHARES, summarise
@@ -69,7 +71,29 @@ def test_a_trace_cut_short_says_so_first_and_its_losses_are_unknown(tmp_path: Pa
 
 def test_a_row_that_does_not_add_up_is_called_a_defect(tmp_path: Path) -> None:
     path = synthetic.make_trace(tmp_path / "t", requests=50, meta={"unclosed": 2})
-    assert report_text([path]).startswith("DEFECT: 2 rows of t do not add up")
+    assert report_text([path]).startswith("DEFECT: 2 rows of t not adding up")
+
+
+def test_a_server_that_was_seen_in_part_is_named_and_kept_out_of_the_verdict(
+    tmp_path: Path, traces: list[Path]
+) -> None:
+    workload = synthetic.make_workload(1000)
+    part = synthetic.make_trace(
+        tmp_path / "pool", "epoll", 50, meta={"model": "pool", "workload": workload}
+    )
+    note = "pool: 50 deliveries for 1,000 requests: a part of the server was not traced."
+    assert note in report_text([part, *traces])
+    assert "not traced" not in report_text(traces)
+    summary = summarise(map(load, [part, *traces]))
+    assert "pool" not in " ".join(headline(summary))
+    assert list(headline(summary[:1])) == []
+
+
+def test_the_verdict_names_the_cheapest_and_the_dearest(traces: list[Path]) -> None:
+    wait, cost, late = headline(summarise(map(load, traces)))
+    assert wait.startswith("Waiting took 7.") and "copying from the kernel" in wait
+    assert re.fullmatch(r"A request cost .* CPU time with blocking, .* with poll\.", cost)
+    assert late.startswith("99 % of the data was in the process within 10.0 us")
 
 
 def test_traces_of_two_backends_carry_a_warning(tmp_path: Path) -> None:
