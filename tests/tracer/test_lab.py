@@ -233,7 +233,7 @@ def test_no_emulator_outlives_a_killed_iophase(how: signal.Signals, tmp_path: Pa
     program = (
         "import sys; from tracer.cli import main; from tracer.commands.lab import Lab\n"
         "from tracer.lab import run_in_lab\nfrom pathlib import Path\n"
-        f"run_in_lab({SERIES!r}, ['sleep', '1000'], output=Path({str(tmp_path)!r}))"
+        f"run_in_lab({SERIES!r}, ['sleep', '1000'], output=Path({str(tmp_path)!r}), timeout_s=300)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as iophase:
         wait_until("QEMU runs", lambda: emulators_of(iophase.pid))
