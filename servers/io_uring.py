@@ -18,9 +18,12 @@ __all__ = (
     "CANCEL",
     "POLL_ADD",
     "RECV",
+    "RECVMSG",
     "SEND",
+    "SENDMSG",
     "Buffers",
     "Completion",
+    "Datagram",
     "Ring",
     "missing",
     "missing_multishot",
@@ -28,7 +31,7 @@ __all__ = (
 )
 
 # Operations (enum io_uring_op).
-POLL_ADD, ACCEPT, CANCEL, SEND, RECV = 6, 13, 14, 26, 27
+POLL_ADD, SENDMSG, RECVMSG, ACCEPT, CANCEL, SEND, RECV = 6, 9, 10, 13, 14, 26, 27
 # Flags of a submission (io_uring_sqe.flags and .ioprio).
 BUFFER_SELECT = 1 << 5
 ACCEPT_MULTISHOT = 1 << 0
@@ -57,6 +60,11 @@ SUBMISSION = struct.Struct("BBHiQQIIQH22x")
 COMPLETION = struct.Struct("QiI")  # user_data, result, flags
 BUFFER = struct.Struct("QIH")  # address, length, identifier; two bytes more follow
 BUFFER_RING = struct.Struct("QIHH24x")  # address, entries, group, flags
+
+# struct msghdr: name and its length, vector and its entries, control and its length, flags.
+MESSAGE = struct.Struct("PIPNPNi4x")
+VECTOR = struct.Struct("PN")  # struct iovec: address, length
+LONGEST_NAME = 128  # struct sockaddr_storage, of whatever family
 
 
 class Completion(NamedTuple):
@@ -195,6 +203,29 @@ class Buffers:
         BUFFER.pack_into(self._ring, place, address, self._size, identifier)
         self._tail = (self._tail + 1) & 0xFFFF
         struct.pack_into("H", self._ring, 14, self._tail)  # the ring's tail lies in its first entry
+
+
+class Datagram:
+    """A datagram and who sent it, in a struct msghdr as recvmsg(2) and sendmsg(2) take it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.data = bytearray(size)
+        self._name = bytearray(LONGEST_NAME)
+        self._vector = bytearray(VECTOR.size)
+        self._message = bytearray(MESSAGE.size)
+        self.address = address_of(self._message)
+
+    def make_room(self) -> None:
+        """Be ready for a datagram of any size and any sender."""
+        VECTOR.pack_into(self._vector, 0, address_of(self.data), self.size)
+        name, vector = address_of(self._name), address_of(self._vector)
+        MESSAGE.pack_into(self._message, 0, name, LONGEST_NAME, vector, 1, 0, 0, 0)
+
+    def put(self, answer: bytes) -> None:
+        """Hold an answer for the sender of what was received."""
+        self.data[: len(answer)] = answer
+        VECTOR.pack_into(self._vector, 0, address_of(self.data), len(answer))
 
 
 def _tag(operation: int, fd: int) -> int:

@@ -11,7 +11,17 @@ import os
 import socket
 
 from servers.common import Echo, run
-from servers.io_uring import ACCEPT, RECV, SEND, SETUP_SQPOLL, Ring, missing_sqpoll
+from servers.io_uring import (
+    ACCEPT,
+    RECV,
+    RECVMSG,
+    SEND,
+    SENDMSG,
+    SETUP_SQPOLL,
+    Datagram,
+    Ring,
+    missing_sqpoll,
+)
 from servers.native import address_of
 
 # The poller sleeps when nothing was submitted for so long: longer than the pauses of a busy
@@ -72,5 +82,19 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                     receive(fd)
 
 
+def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+    """Receive a datagram with the address of its sender, and answer it."""
+    ring = Ring(SETUP_SQPOLL, IDLE_MS)
+    datagram = Datagram(echo.buffer)
+    while True:
+        datagram.make_room()
+        ring.prepare(RECVMSG, receiver.fileno(), datagram.address, 1)
+        [received] = ring.wait()
+        if received.result >= 0:
+            datagram.put(echo.reply(bytes(datagram.data[: received.result])))
+            ring.prepare(SENDMSG, receiver.fileno(), datagram.address, 1)
+            ring.wait()  # an answer for which there is no room is lost, udp(7)
+
+
 if __name__ == "__main__":
-    run(serve, __doc__, missing=missing)
+    run(serve, __doc__, datagrams=serve_datagrams, missing=missing)

@@ -17,12 +17,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from servers.load_options import Address, LoadError, LoadOptions, parse_address
+from servers.load_options import (
+    DEFAULT_DURATION_S,
+    Address,
+    LoadError,
+    LoadOptions,
+    parse_address,
+)
 
 __all__ = (
     "Connected",
@@ -30,7 +36,9 @@ __all__ = (
     "LoadError",
     "LoadOptions",
     "Result",
+    "add_options",
     "main",
+    "options_of",
     "prepare_parser",
     "run_command",
     "run_load",
@@ -288,10 +296,21 @@ def run_load(address: str | tuple[str, int], options: LoadOptions) -> Result:
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
-    """Add the load's arguments."""
+    """Add the load's arguments, and where it goes."""
+    parser.add_argument(
+        "address", metavar="HOST:PORT", help="also udp:HOST:PORT, unix:PATH, [::1]:PORT"
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--suffix", default="", metavar="TEXT", help="what the server adds to each reply"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_options(parser: argparse._ActionsContainer, duration_s: float = DEFAULT_DURATION_S) -> None:
+    """Add the arguments of which `options_of` makes a load; `duration_s` is for the help alone."""
     defaults = LoadOptions()
     add = parser.add_argument
-    add("address", metavar="HOST:PORT", help="also udp:HOST:PORT, unix:PATH, [::1]:PORT")
     add("-c", "--connections", type=int, default=defaults.connections, metavar="N",
         help="busy connections, one message each under way (default %(default)s)")  # fmt: skip
     add("--idle", type=int, default=0, metavar="N", help="silent connections beside them")
@@ -302,37 +321,44 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "loop, the next message follows the reply)")  # fmt: skip
     add("--poisson", action="store_true", help="with --rate: random arrivals")
     add("--burst", type=int, default=1, metavar="K", help="with --rate: K messages at an instant")
-    add("--duration", type=float, metavar="S", help="seconds (default 5)")
+    add("-d", "--duration", type=float, metavar="S",
+        help=f"seconds of load (default {duration_s:g})")  # fmt: skip
     add("--messages", type=int, metavar="N", help="end after exactly N messages")
     add("--per-request", action="store_true", help="a new connection for each message")
     add("--byte-gap", type=int, metavar="MICROSECONDS",
         help="send a byte at a time, with this pause")  # fmt: skip
-    add("--suffix", default="", metavar="TEXT", help="what the server adds to each reply")
     add("--timeout", type=float, default=defaults.timeout, metavar="S",
         help="seconds without a reply after which waiting ends (default %(default)s)")  # fmt: skip
-    add("--processes", type=int, default=1, metavar="N", help="share the work (default 1)")
-    add("--json", action="store_true", help="print the result as JSON")
+    add("--processes", type=int, default=1, metavar="N",
+        help="processes that share the sending (default 1)")  # fmt: skip
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not B or B,B,...") from None
 
 
-def options_of(args: argparse.Namespace) -> LoadOptions:
-    """Return the options that the command line named."""
-    return replace(
-        LoadOptions(),
+def options_of(
+    args: argparse.Namespace, duration_s: float = DEFAULT_DURATION_S, suffix: str = ""
+) -> LoadOptions:
+    """Return the load that the command line named; without an end it takes `duration_s`."""
+    duration = args.duration
+    if duration is None and args.messages is None:
+        duration = duration_s
+    return LoadOptions(
         connections=args.connections,
         idle=args.idle,
         sizes=args.size,
         rate=args.rate,
         arrivals="poisson" if args.poisson else "constant",
         burst=args.burst,
-        duration=args.duration,
+        duration=duration,
         messages=args.messages,
         per_request=args.per_request,
         byte_gap_us=args.byte_gap,
-        suffix=args.suffix,
+        suffix=suffix,
         timeout=args.timeout,
         processes=args.processes,
     )
@@ -364,7 +390,7 @@ def describe(result: Result) -> str:
 
 def run_command(args: argparse.Namespace) -> int:
     """Make the load of the command line and print what came of it; return the exit code."""
-    with Load(args.address, options_of(args)) as load:
+    with Load(args.address, options_of(args, suffix=args.suffix)) as load:
         load.connect()
         load.start()
         try:

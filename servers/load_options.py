@@ -99,20 +99,21 @@ class LoadOptions:
     processes: int = 1
     seed: int = 1
 
-    def checked(self, address: Address) -> LoadOptions:
-        """Return the options with the default duration filled in; raise LoadError if unusable."""
+    def problem(self, transport: str) -> str | None:
+        """Say what is wrong with this load over `transport` (tcp, udp or unix), if anything is."""
         wrong = [
             (self.connections < 1, "connections: at least 1"),
             (self.idle < 0, "idle: at least 0"),
             (not self.sizes or min(self.sizes) < 1, "size: at least 1 byte"),
             (
-                address.transport == "udp" and max(self.sizes, default=0) > MAX_DATAGRAM,
+                transport == "udp" and max(self.sizes, default=0) > MAX_DATAGRAM,
                 f"size: a datagram holds at most {MAX_DATAGRAM} bytes",
             ),
-            (address.transport == "udp" and self.byte_gap_us is not None, "byte gap: not over UDP"),
-            (address.transport == "udp" and self.per_request, "UDP has no connection per request"),
+            (transport == "udp" and self.byte_gap_us is not None, "byte gap: not over UDP"),
+            (transport == "udp" and self.per_request, "UDP has no connection per request"),
             (self.rate is not None and self.rate <= 0, "rate: above 0 messages/s"),
             (self.arrivals not in ("constant", "poisson"), "arrivals: constant or poisson"),
+            (self.arrivals == "poisson" and self.rate is None, "Poisson arrivals: need a rate"),
             (self.burst < 1, "burst: at least 1"),
             (self.burst > 1 and self.rate is None, "burst: needs a rate"),
             (self.duration is not None and self.duration <= 0, "duration: above 0 seconds"),
@@ -121,9 +122,12 @@ class LoadOptions:
             (self.timeout <= 0, "timeout: above 0 seconds"),
             (not 1 <= self.processes <= self.connections, "processes: 1 to connections"),
         ]
-        for is_wrong, rule in wrong:
-            if is_wrong:
-                raise LoadError(f"load on {address.label}: {rule}", USAGE)
+        return next((rule for is_wrong, rule in wrong if is_wrong), None)
+
+    def checked(self, address: Address) -> LoadOptions:
+        """Return the options with the default duration filled in; raise LoadError if unusable."""
+        if (problem := self.problem(address.transport)) is not None:
+            raise LoadError(f"load on {address.label}: {problem}", USAGE)
         if self.duration is None and self.messages is None:
             return replace(self, duration=DEFAULT_DURATION_S)
         return self

@@ -5,15 +5,18 @@ from typing import NamedTuple
 
 __all__ = ("FAMILIES", "MODELS", "Model", "by_name")
 
+# Why a model serves no UDP.
+PER_CLIENT = "no UDP: a thread, process or turn belongs to a client, and UDP has no connections"
+NO_SENDER = "no UDP: its receive does not tell who sent the datagram"
+
 
 class Model(NamedTuple):
     """An I/O model and the module of its server.
 
     `waits_in` and `copies_in` name the calls in which the server waits for data and gets it copied.
     `needs` says what not every host has; `connections` is how many clients it serves at once
-    (None: as many as it has descriptors). All serve TCP and unix stream sockets; `udp` says which
-    serve UDP as well: not those that hold a thread or a process for each client, nor those whose
-    receive does not tell the sender.
+    (None: as many as it has descriptors), and `beyond` why it turns further ones away (empty: they
+    wait for their turn). All serve TCP and unix stream sockets; `no_udp` says why not UDP as well.
     """
 
     name: str
@@ -24,12 +27,26 @@ class Model(NamedTuple):
     copies_in: str
     needs: str = ""
     connections: int | None = None
-    udp: bool = False
+    beyond: str = ""
+    no_udp: str = ""
+
+    @property
+    def udp(self) -> bool:
+        """Say whether it serves UDP."""
+        return not self.no_udp
 
     def missing(self) -> str | None:
         """Say what this host lacks for the model, such as "needs Linux 6.0"; None if nothing."""
         check = getattr(importlib.import_module(self.module), "missing", None)
         return None if check is None else check()
+
+    def refuses(self, transport: str, clients: int) -> str | None:
+        """Say why the model cannot take so many clients over `transport`; None if it can."""
+        if transport == "udp":  # one socket for all of them
+            return self.no_udp or None
+        if self.beyond and self.connections is not None and clients > self.connections:
+            return f"{clients} clients, and {self.connections} fit: {self.beyond}"
+        return None
 
 
 def _model(
@@ -40,10 +57,13 @@ def _model(
     copies_in: str,
     needs: str = "",
     connections: int | None = None,
-    udp: bool = False,
+    beyond: str = "",
+    no_udp: str = "",
 ) -> Model:
     module = f"servers.{name.replace('-', '_')}_server"
-    return Model(name, family, module, summary, waits_in, copies_in, needs, connections, udp)
+    return Model(
+        name, family, module, summary, waits_in, copies_in, needs, connections, beyond, no_udp
+    )
 
 
 MODELS = (
@@ -54,7 +74,6 @@ MODELS = (
         "recv",
         "recv",
         connections=1,
-        udp=True,
     ),
     _model(
         "threads",
@@ -62,6 +81,7 @@ MODELS = (
         "a thread for every connection",
         "recv",
         "recv",
+        no_udp=PER_CLIENT,
     ),
     _model(
         "processes",
@@ -69,6 +89,7 @@ MODELS = (
         "a process for every connection",
         "recv",
         "recv",
+        no_udp=PER_CLIENT,
     ),
     _model(
         "thread-pool",
@@ -77,6 +98,7 @@ MODELS = (
         "recv",
         "recv",
         connections=16,
+        no_udp=PER_CLIENT,
     ),
     _model(
         "process-pool",
@@ -85,6 +107,7 @@ MODELS = (
         "recv",
         "recv",
         connections=16,
+        no_udp=PER_CLIENT,
     ),
     _model(
         "nonblocking",
@@ -92,7 +115,6 @@ MODELS = (
         "asks every socket in turn, burning a CPU",
         "recv (EAGAIN)",
         "recv",
-        udp=True,
     ),
     _model(
         "nonblocking-nap",
@@ -100,7 +122,6 @@ MODELS = (
         "the same, with a nap of 1 ms between rounds",
         "sleep",
         "recv",
-        udp=True,
     ),
     _model(
         "select",
@@ -108,8 +129,8 @@ MODELS = (
         "one call waits for up to 1024 descriptors",
         "select",
         "recv",
-        connections=1000,
-        udp=True,
+        connections=1020,
+        beyond="an fd_set ends at descriptor 1023 (FD_SETSIZE); poll and epoll have no such limit",
     ),
     _model(
         "poll",
@@ -117,7 +138,6 @@ MODELS = (
         "select without its limit",
         "poll",
         "recv",
-        udp=True,
     ),
     _model(
         "epoll",
@@ -125,7 +145,6 @@ MODELS = (
         "the kernel keeps the set; level-triggered",
         "epoll_wait",
         "recv",
-        udp=True,
     ),
     _model(
         "epoll-et",
@@ -133,7 +152,6 @@ MODELS = (
         "edge-triggered: told once, drained to EAGAIN",
         "epoll_wait",
         "recv",
-        udp=True,
     ),
     _model(
         "epoll-oneshot",
@@ -141,6 +159,7 @@ MODELS = (
         "worker threads on one set; one per client at a time",
         "epoll_wait",
         "recv",
+        no_udp=PER_CLIENT,
     ),
     _model(
         "selectors",
@@ -148,7 +167,6 @@ MODELS = (
         "the article's callbacks, answering with _SB",
         "epoll_wait",
         "recv",
-        udp=True,
     ),
     _model(
         "sigio",
@@ -156,7 +174,6 @@ MODELS = (
         "a handler gets queued real-time signals",
         "sigsuspend",
         "recv",
-        udp=True,
     ),
     _model(
         "sigtimedwait",
@@ -164,7 +181,6 @@ MODELS = (
         "the same signals, taken one by one",
         "rt_sigtimedwait",
         "recv",
-        udp=True,
     ),
     _model(
         "posix-aio",
@@ -173,6 +189,7 @@ MODELS = (
         "read (helper)",
         "read (helper)",
         needs="glibc",
+        no_udp=NO_SENDER,
     ),
     _model(
         "native-aio",
@@ -182,6 +199,7 @@ MODELS = (
         "io_submit",
         needs="CONFIG_AIO",
         connections=1,
+        no_udp=NO_SENDER,
     ),
     _model(
         "native-aio-poll",
@@ -190,7 +208,6 @@ MODELS = (
         "io_getevents",
         "recv",
         needs="CONFIG_AIO",
-        udp=True,
     ),
     _model(
         "io_uring",
@@ -207,7 +224,6 @@ MODELS = (
         "io_uring_enter",
         "recv",
         needs="Linux 5.7",
-        udp=True,
     ),
     _model(
         "io_uring-multishot",
@@ -216,6 +232,7 @@ MODELS = (
         "io_uring_enter",
         "io_uring_enter",
         needs="Linux 6.0",
+        no_udp=NO_SENDER,
     ),
     _model(
         "io_uring-sqpoll",
@@ -231,7 +248,6 @@ MODELS = (
         "Python's own loop, on epoll",
         "epoll_wait",
         "recv",
-        udp=True,
     ),
     _model(
         "uvloop",
@@ -240,7 +256,6 @@ MODELS = (
         "epoll_pwait",
         "read",
         needs="uvloop",
-        udp=True,
     ),
     _model(
         "gevent",
@@ -249,7 +264,6 @@ MODELS = (
         "epoll_wait",
         "recv",
         needs="gevent",
-        udp=True,
     ),
 )
 

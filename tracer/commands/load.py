@@ -35,4 +35,4 @@ class Load:
         try:
             return run_command(args)
         except LoadError as error:
-            raise IophaseError(str(error)) from error
+            raise IophaseError(str(error), error.exit_code) from error
