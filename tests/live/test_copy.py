@@ -27,6 +27,8 @@ QUEUED = max(SIZES)
 WINDOW = 16 << 20
 """Holds that whole, with the kernel's bookkeeping."""
 MEMCPY_ROUNDS = 15
+NOISE = 1.1
+"""No copy is faster than memcpy; two measurements of the same speed differ by so much."""
 CACHE_BYTES = 16 << 20
 """More than a core's own caches: what was in them is no longer."""
 SO_RCVBUFFORCE = 33
@@ -97,7 +99,7 @@ def test_the_copy_of_large_receives_grows_with_size_at_the_speed_of_memory(
     assert rows["result"].tolist() == list(SIZES) * TIMES
     copy = {size: float(rows[rows["result"] == size]["copy_ns"].median()) for size in SIZES}
     for size in SIZES:
-        assert 0.1 <= memcpy[str(size)] / copy[size] <= 1, (size, memcpy, copy)
+        assert 0.1 <= memcpy[str(size)] / copy[size] <= NOISE, (size, memcpy, copy)
     for smaller, larger in itertools.pairwise(SIZES):
         assert 1.4 <= copy[larger] / copy[smaller] <= 3, copy
     proportion = copy[SIZES[-1]] / copy[SIZES[0]]
