@@ -1,0 +1,270 @@
+"""Whom to trace: processes by number, name, port or cgroup, now and when they appear later."""
+
+from __future__ import annotations
+
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tracer import processes
+from tracer.errors import USAGE, IophaseError
+
+__all__ = ("Targets", "add_arguments", "chosen")
+
+_COMM_BYTES = 15
+"""TASK_COMM_LEN - 1: the kernel keeps no more of a name."""
+_PF_KTHREAD = 0x00200000
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
+
+LOOK_S = 0.1
+"""How often it is looked for processes that appear ..."""
+_LOOK_SHARE = 0.02
+"""... but looking may take no more of a CPU than this."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the user asked for; several conditions narrow each other down."""
+
+    pids: tuple[int, ...] = ()
+    comm: str | None = None
+    port: int | None = None
+    cgroup: str | None = None
+    wait: bool = False
+    """Go on looking while nothing matches."""
+
+    @property
+    def searching(self) -> bool:
+        """Whether processes are found by what they are, and not by their numbers."""
+        return not self.pids and (self.comm, self.port, self.cgroup) != (None, None, None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the conditions for ``trace.json``."""
+        wanted = {"pids": list(self.pids), "comm": self.comm, "port": self.port}
+        wanted["cgroup"] = self.cgroup
+        return {name: value for name, value in wanted.items() if value not in (None, [])}
+
+    def __str__(self) -> str:
+        parts = []
+        if self.comm is not None:
+            parts.append(f"processes called '{self.comm}'")
+        if self.cgroup is not None:
+            parts.append(f"processes in cgroup {self.cgroup}")
+        if self.port is not None:
+            parts.append(f"who listens on port {self.port}")
+        return " and ".join(parts) or ", ".join(f"process {pid}" for pid in self.pids)
+
+    def find(self) -> list[int]:
+        """Return the processes that match now; those of ``pids`` must exist.
+
+        Raises ``IophaseError`` when a process cannot be traced, or is not what else was asked for.
+        """
+        _check_namespace()
+        for pid in self.pids:
+            _check_process(pid)
+        found = set(self.pids) if self.pids else None
+        for matching, what in self._conditions():
+            for pid in sorted(set(self.pids) - matching):
+                raise IophaseError(
+                    f"process {pid} ({processes.comm_of(pid)}) is none of the {what}:"
+                    " the targets contradict each other; leave one out",
+                    USAGE,
+                )
+            found = matching if found is None else found & matching
+        return sorted((found or set()) - {os.getpid()})
+
+    def _conditions(self) -> Iterator[tuple[set[int], str]]:
+        if self.cgroup is not None:
+            yield self._in_cgroup(self.cgroup), f"processes in cgroup {self.cgroup}"
+        if self.comm is not None:
+            yield set(_called(self.comm)), f"processes called '{self.comm}'"
+        if self.port is not None:
+            yield _listening(self.port), f"processes that listen on port {self.port}"
+
+    def _in_cgroup(self, cgroup: str) -> set[int]:
+        from tracer.cgroups import find_cgroups, processes_in
+
+        try:
+            return processes_in(find_cgroups(cgroup))
+        except IophaseError:
+            if self.wait:
+                return set()
+            raise
+
+    def nothing(self) -> IophaseError:
+        """Return the error that nothing matches."""
+        hint = "--wait waits for it"
+        if self.comm is not None and self.port is None and self.cgroup is None:
+            names = {processes.comm_of(pid) for pid in _pids()}
+            close = get_close_matches(self.comm, names - {""}, n=1)
+            what = f"no process is called '{self.comm}'"
+            return IophaseError(
+                f"{what}; did you mean '{close[0]}'? {hint}" if close else f"{what}; {hint}", USAGE
+            )
+        if self.port is not None and self.comm is None and self.cgroup is None:
+            what = f"port {self.port}: nobody listens there in this network namespace"
+            return IophaseError(f"{what}; {hint}, -p PID traces any process", USAGE)
+        if self.cgroup is not None and self.comm is None and self.port is None:
+            return IophaseError(f"cgroup {self.cgroup}: no process is in it; {hint}", USAGE)
+        return IophaseError(f"no process matches all of: {self}; {hint}", USAGE)
+
+    def appearing(self) -> Appearing:
+        """Return what looks for further matches."""
+        return Appearing(self)
+
+
+class Appearing:
+    """Looks for further processes every ``LOOK_S``, or less often where looking is slow."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+        self._next = self._last = time.monotonic()
+        self.latency_s = 0.0
+        """The longest time between two looks: how late a process may have been found."""
+
+    def look(self) -> list[int]:
+        """Return the processes that match now; nothing while it is too early to look again."""
+        now = time.monotonic()
+        if not self._targets.searching or now < self._next:
+            return []
+        begun = time.thread_time()
+        found = self._targets.find()
+        self.latency_s = max(self.latency_s, now - self._last)
+        self._last = now
+        self._next = now + max(LOOK_S, (time.thread_time() - begun) / _LOOK_SHARE)
+        return found
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add what names the targets."""
+    group = parser.add_argument_group("targets")
+    add = group.add_argument
+    add("-p", "--pid", metavar="PID", help="this process (several: 12,34)")
+    add("--comm", metavar="NAME", help="every process of this name")
+    add("--port", type=int, metavar="N", help="who listens on this TCP or UDP port")
+    add("--cgroup", metavar="PATH",
+        help="every process in this cgroup; or a systemd unit, or a container's id")  # fmt: skip
+    add("--wait", action="store_true", help="wait for them, and for others after their end")
+
+
+def chosen(args: Namespace, command: list[str]) -> Targets:
+    """Return the targets that the arguments name; raise ``IophaseError`` for nonsense.
+
+    ``command`` excludes every other target.
+    """
+    named = [
+        option
+        for option in ("pid", "comm", "port", "cgroup")
+        if getattr(args, option) not in (None, "")
+    ]
+    if command and (named or args.wait):
+        extra = f"--{named[0]}" if named else "--wait"
+        raise IophaseError(
+            f"{args.verb}: {extra} and -- COMMAND contradict each other: leave one out", USAGE
+        )
+    if not command and not named:
+        ways = "-p PID, --comm NAME, --port N, --cgroup PATH, or -- COMMAND"
+        raise IophaseError(f"{args.verb}: name a target: {ways}", USAGE)
+    if args.port is not None and not 0 < args.port < 65536:
+        raise IophaseError(f"port {args.port}: ports are 1 to 65535", USAGE)
+    if args.wait and args.pid:
+        raise IophaseError(
+            f"{args.verb}: -p and --wait contradict each other: numbers are given by the kernel;"
+            " wait for a name, a port or a cgroup",
+            USAGE,
+        )
+    return Targets(_numbers(args), args.comm, args.port, args.cgroup, args.wait)
+
+
+def _numbers(args: Namespace) -> tuple[int, ...]:
+    try:
+        pids = tuple(dict.fromkeys(int(pid) for pid in (args.pid or "").split(",") if pid))
+    except ValueError:
+        pids = (0,)
+    if any(pid <= 0 for pid in pids):
+        raise IophaseError(f"-p {args.pid}: not a list of process numbers", USAGE)
+    return pids
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _called(name: str) -> Iterator[int]:
+    kept = name.encode()[:_COMM_BYTES].decode(errors="ignore")
+    for pid in _pids():
+        if processes.comm_of(pid) == kept and not _flags(pid) & _PF_KTHREAD:
+            yield pid
+
+
+def _listening(port: int) -> set[int]:
+    """Return the processes that have a listening socket of this port open."""
+    from tracer.sockdiag import listeners
+
+    inodes = {found.inode for found in listeners(port)}
+    if not inodes:
+        return set()
+    return {pid for pid in _pids() if inodes & processes.socket_inodes(pid)}
+
+
+def _flags(pid: int) -> int:
+    """Return the task flags of a process (proc(5), stat); 0 if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[6])
+
+
+def _status(pid: int) -> dict[str, str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _check_namespace() -> None:
+    """Refuse to run where /proc counts processes in another way than the probes do."""
+    namespace = Path("/proc/self/ns/pid")
+    if namespace.exists() and namespace.stat().st_ino != _INITIAL_PID_NAMESPACE:
+        raise IophaseError(
+            "this is a PID namespace of its own, and the probes see the host's numbers:"
+            " run iophase on the host, or in a container with --pid=host",
+            USAGE,
+        )
+
+
+def _check_process(pid: int) -> None:
+    """Raise ``IophaseError`` that says why a process cannot be traced, and what to do."""
+    status = _status(pid)
+    if not status:
+        raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
+    name = f"process {pid} ({status['Name']})"
+    if (leader := int(status["Tgid"])) != pid:
+        raise IophaseError(
+            f"{pid} ({status['Name']}) is a thread of process {leader}: use -p {leader} -t {pid}",
+            USAGE,
+        )
+    if _flags(pid) & _PF_KTHREAD:
+        raise IophaseError(f"{name} is a kernel thread: it makes no system calls", USAGE)
+    if status["State"].startswith(("Z", "X")):
+        raise IophaseError(f"{name} has ended: nothing to trace", USAGE)
+    if pid == os.getpid():
+        raise IophaseError(f"{name} is iophase itself: it cannot trace itself", USAGE)
+    try:
+        Path(f"/proc/{pid}/syscall").read_text()
+    except PermissionError:
+        raise IophaseError(
+            f"{name} belongs to user {status['Uid'].split()[0]}: looking into it needs"
+            " CAP_SYS_PTRACE: run with sudo",
+            USAGE,
+        ) from None
+    except OSError:  # it is gone, or the kernel has no such file: the session will see
+        return
