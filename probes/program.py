@@ -108,6 +108,7 @@ class Program:
             f"-DRING_PAGES={self.ring_bytes // os.sysconf('SC_PAGE_SIZE')}",
             f"-DRECORD_SIZE={layout.RECORD_SIZE}",
             f"-DTASK_STATE_FIELD={_task_state_field()}",
+            *(["-DHAVE_CURRENT_TASK_BTF"] if _has_helper("get_current_task_btf") else []),
             *calls.number_defines(),
             *self._function_defines(),
         ]
@@ -234,6 +235,11 @@ class Program:
 
     def _set_stage(self, stage: int) -> None:
         self._bpf["stages"][ctypes.c_int(0)] = ctypes.c_uint32(stage)
+
+
+def _has_helper(name: str) -> bool:
+    """Return whether the kernel lists a helper function (include/uapi/linux/bpf.h)."""
+    return bool(btf.load().enums_with([f"BPF_FUNC_{name}"]))
 
 
 def _task_state_field() -> str:

@@ -85,6 +85,8 @@ static __always_inline int is_late(struct socket_state *s)
 static __always_inline void note_untold(struct thread_state *t, struct socket_state *s, u32 taken, u64 now)
 {
     u32 end = taken;
+    if ((s32)(taken - s->last_end) <= 0)
+        return;
     if (s->stream) {
         end = received_end((void *)t->sock);
         if ((s32)(taken - end) < 0) /* beyond it there is only a FIN */

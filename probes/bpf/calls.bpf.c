@@ -196,10 +196,12 @@ static __always_inline void begin_call(struct thread_state *t, u8 call, u64 now)
     t->call_copy = 0;
     t->copy_at = 0;
     t->copied_at = 0;
+#if defined(TRY_FENTRY) || defined(TRY_KPROBE) /* nobody else writes them */
     __builtin_memset(&t->function, 0, sizeof(t->function));
     __builtin_memset(&t->waiting, 0, sizeof(t->waiting));
     __builtin_memset(&t->scan, 0, sizeof(t->scan));
     t->datagram_at = 0;
+#endif
     t->sock = 0;
     t->socket = 0;
     t->fd = -1;
