@@ -10,7 +10,7 @@ from probes.compiler import load_function, quietly
 from probes.errors import ProbeError
 from probes.plan import Backend, Plan, Step
 
-__all__ = ("Attached", "attach")
+__all__ = ("Attached", "attach", "detach")
 
 
 class Attached(NamedTuple):
@@ -36,8 +36,15 @@ def attach(bpf: Any, plan: Plan) -> list[Attached]:
             done.append(result)
             if result.backend is not None:
                 replaced.update(dict.fromkeys(step.probe.stand_in, step.symbol))
-    tracepoints = [step for step in plan.steps if isinstance(step.probe, Tracepoint)]
-    return [*(_attach_tracepoint(bpf, step, replaced) for step in tracepoints), *done]
+    tracepoints: list[Attached] = []
+    for step in plan.steps:
+        if isinstance(step.probe, Tracepoint):
+            result = _attach_tracepoint(bpf, step, replaced)
+            tracepoints.append(result)
+            if result.backend is not None or step.symbol in replaced:
+                better = replaced.get(step.symbol, step.symbol)
+                replaced.update(dict.fromkeys(step.probe.stand_in, better))
+    return [*tracepoints, *done]
 
 
 def _attach_tracepoint(bpf: Any, step: Step, replaced: dict[str, str]) -> Attached:
@@ -107,6 +114,15 @@ def _detach_function(bpf: Any, symbol: str) -> None:
     event = symbol.encode()
     for name in [name for name in bpf.kprobe_fds if name in (b"p_" + event, b"r_" + event)]:
         bpf.detach_kprobe_event(name)
+
+
+def detach(bpf: Any) -> None:
+    """Detach everything that ``attach`` has attached; the programs stay loaded."""
+    for table in (bpf.kfunc_entry_fds, bpf.kfunc_exit_fds, bpf.raw_tracepoint_fds):
+        for name in list(table):
+            os.close(table.pop(name))
+    for event in list(bpf.kprobe_fds):
+        bpf.detach_kprobe_event(event)
 
 
 def _first_line(error: ProbeError) -> str:

@@ -23,6 +23,8 @@ class Tracepoint(NamedTuple):
     without: str
     """What is lost without it."""
     required: bool = False
+    stand_in: tuple[str, ...] = ()
+    """The tracepoints that give the same less exactly, where this one is missing."""
 
 
 class Function(NamedTuple):
@@ -61,7 +63,10 @@ TRACEPOINTS: tuple[Tracepoint, ...] = (
     Tracepoint("inet_sock_set_state", "deliveries", "4.16", "the end of a socket", required=True),
     Tracepoint("skb_copy_datagram_iovec", "copy", "2.6.32", "copy: overhead contains it"),
     Tracepoint("tcp_rcv_space_adjust", "copy", "4.17", "copy: overhead contains it"),
-    Tracepoint("sk_data_ready", "deliveries", "6.3", "when data became ready"),
+    Tracepoint(
+        "sk_data_ready", "deliveries", "6.3", "when data became ready", stand_in=("tcp_probe",)
+    ),
+    Tracepoint("tcp_probe", "deliveries", "4.16", "when TCP segments came in"),
 )
 
 FUNCTIONS: tuple[Function, ...] = (

@@ -1,4 +1,8 @@
-"""Which probe is attached by which backend: found by trying; a value to print and compare."""
+"""Which probe is attached by which backend: found by trying; a value to print and compare.
+
+Nothing is attached for it: fentry is tried function by function with a program that does nothing,
+which is loaded and thrown away; a kprobe needs kprobes in the kernel, and the function.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ _TRIAL_FUNCTION = "tcp_recvmsg"
 
 
 class Step(NamedTuple):
-    """One probe of a plan: the backends to try in turn, and why those before them are not."""
+    """One probe of a plan: by which backends, best first, and why not by a better one."""
 
     probe: Tracepoint | Function
     symbol: str
@@ -62,11 +66,11 @@ def refusals() -> dict[Backend, str]:
     return refused
 
 
-def _fentry_refusal() -> str | None:
+def _fentry_refusal(symbol: str = _TRIAL_FUNCTION) -> str | None:
     """Load a program that does nothing; return why the kernel does not take it."""
-    found = btf.load().find(btf.Kind.FUNC, _TRIAL_FUNCTION)
+    found = btf.load().find(btf.Kind.FUNC, symbol)
     if not found:
-        return f"BTF does not describe {_TRIAL_FUNCTION}"
+        return f"BTF does not describe {symbol}"
     try:
         os.close(syscall.load_fentry(found[0]))
     except OSError as error:
@@ -99,4 +103,6 @@ def _function_step(function: Function, allowed: list[Backend]) -> Step:
         return Step(function, symbol, (), "no function can be attached")
     if not btf.load().has_function(symbol):
         return Step(function, symbol, (), "this kernel has no such function")
-    return Step(function, symbol, tuple(allowed), "")
+    if allowed[0] == "fentry" and (reason := _fentry_refusal(symbol)) is not None:
+        return Step(function, symbol, tuple(allowed[1:]), f"fentry: {reason}")
+    return Step(function, symbol, tuple(allowed[:1]), "")

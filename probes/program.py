@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from probes import btf, calls, layout, syscall
-from probes.attachment import Attached, attach
+from probes import btf, calibration, calls, layout, syscall
+from probes.attachment import Attached, attach, detach
 from probes.compiler import compile_program, load_function
 from probes.errors import ProbeError
 from probes.plan import BACKENDS, Backend, Plan, make_plan
@@ -31,6 +32,8 @@ _SOURCES = (
 )
 """The files of ``bpf/``, in the order in which they build on each other."""
 
+PHASES = ("sleep", "runq", "spin", "check", "copy", "overhead")
+
 THREAD_SLOTS = 16_384
 """Threads traced at one time: 8 MiB of kernel memory."""
 SOCKET_SLOTS = 16_384
@@ -41,7 +44,8 @@ RING_BYTES = 16 << 20
 _STAGE_OPENING, _STAGE_RUNNING, _STAGE_STOPPED = range(3)
 _MODE_USER, _MODE_OTHER_CALL, _MODE_CALL = range(3)
 _COUNT_LOST, _COUNT_EMBEDDED = 8, 16
-_COUNT_MERGED, _COUNT_THREADS_UNTRACED, _COUNT_SOCKETS_UNTRACED, _COUNT_HITS = 17, 18, 19, 20
+_COUNT_MERGED, _COUNT_THREADS_UNTRACED, _COUNT_SOCKETS_UNTRACED = 17, 18, 19
+_COUNT_RETURNS_MISSED, _COUNT_HITS = 20, 21
 """The enumerations of ``state.bpf.c``."""
 
 
@@ -54,6 +58,8 @@ class Counters(NamedTuple):
     merged: int
     threads_untraced: int
     sockets_untraced: int
+    returns_missed: int
+    """Calls in which a function was entered and not seen to return: they lack its figures."""
     hits: dict[str, int]
     """How often each function probe met a traced thread or socket."""
 
@@ -85,15 +91,24 @@ def _test_run(program_fd: int, *arguments: int) -> int:
 class Program:
     """The probes of one recording, attached while the object is open."""
 
-    def __init__(self, plan: Plan | None = None, *, ring_bytes: int = RING_BYTES) -> None:
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        *,
+        further: Sequence[Plan] = (),
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
         """Compile and load for a plan (default: the best that this host allows).
 
-        ``ring_bytes`` is a power of two, at least a page. Raises ``ProbeError`` if the host has no
-        BTF, or refuses a program that is required.
+        ``further`` plans can be attached later instead. ``ring_bytes`` is a power of two, at least
+        a page. Raises ``ProbeError`` if the host has no BTF, or refuses a program that is required.
         """
         self.plan = plan or make_plan()
+        self._plans = (self.plan, *further)
         self.ring_bytes = ring_bytes
         self.attached: list[Attached] = []
+        self.resolution_ns: dict[str, int] = {}
+        """Calibrated when attached: see ``probes.calibration``."""
         self._functions = [step for step in self.plan.steps if step.backends != ("tracepoint",)]
         self._bpf = self._compile()
         self._open_thread = self._load("open_thread")
@@ -118,10 +133,14 @@ class Program:
     def _function_defines(self) -> list[str]:
         """Tell the C which backends to compile for, and of each function where its result is."""
         flags = [f"-DFUNCTION_PROBES={len(self._functions)}"]
-        tried = {backend for step in self._functions for backend in step.backends}
-        flags += [f"-DTRY_{backend.upper()}" for backend in sorted(tried)]
+        steps = [step for plan in self._plans for step in plan.steps]
+        tried = {(backend, step.symbol) for step in steps for backend in step.backends}
         for index, step in enumerate(self._functions):
-            prototype = btf.load().function(step.symbol) if step.backends else None
+            prototype = btf.load().function(step.symbol)
+            flags += [
+                f"-DTRY_{backend.upper()}_{step.symbol}={int((backend, step.symbol) in tried)}"
+                for backend in BACKENDS[:2]
+            ]
             slot = prototype.return_slot if prototype else 0
             flags += [f"-DHITS_{step.symbol}={index}", f"-DPARAMETERS_{step.symbol}={slot}"]
             if step.probe.name != step.symbol:
@@ -141,10 +160,22 @@ class Program:
         for slot.value in range(THREAD_SLOTS - 1, 0, -1):  # slot 0 means none
             lib.bpf_update_elem(stack.map_fd, None, ctypes.byref(slot), 0)
 
-    def attach(self) -> None:
-        """Attach what the plan says; raise ``ProbeError`` when a required probe is refused."""
-        self._set_stage(_STAGE_OPENING)
+    def attach(self, plan: Plan | None = None) -> None:
+        """Attach what a plan says (default: the first one), and calibrate what the probes cost.
+
+        Raises ``ProbeError`` when a required probe is refused.
+        """
+        self.plan = plan or self.plan
+        without = calibration.measure()
+        self._set_stage(_STAGE_STOPPED)
         self.attached = attach(self._bpf, self.plan)
+        self.resolution_ns = calibration.calibrate(self, without)
+        self._set_stage(_STAGE_OPENING)
+
+    def detach(self) -> None:
+        """Detach every probe; what is loaded can be attached again, by another plan as well."""
+        detach(self._bpf)
+        self.attached = []
 
     @property
     def backend(self) -> Backend:
@@ -206,6 +237,16 @@ class Program:
         self._bpf["sockets"].clear()
         self._counted_before = self._counts()
 
+    def forget(self) -> None:
+        """Forget an earlier recording and drop its records: for when nobody reads the ring yet."""
+        self.reset()
+        page = mmap.PAGESIZE
+        with (
+            mmap.mmap(self.ring_fd, page) as consumer,
+            mmap.mmap(self.ring_fd, page, prot=mmap.PROT_READ, offset=page) as producer,
+        ):
+            consumer[:8] = producer[:8]
+
     def _counts(self) -> list[int]:
         size = _COUNT_HITS + len(self._functions)
         return [sum(self._bpf["counters"][ctypes.c_int(i)]) for i in range(size)]
@@ -221,6 +262,7 @@ class Program:
             values[_COUNT_MERGED],
             values[_COUNT_THREADS_UNTRACED],
             values[_COUNT_SOCKETS_UNTRACED],
+            values[_COUNT_RETURNS_MISSED],
             {step.symbol: values[_COUNT_HITS + i] for i, step in enumerate(self._functions)},
         )
 
@@ -232,6 +274,14 @@ class Program:
     def close(self) -> None:
         """Detach and unload everything."""
         self._bpf.cleanup()
+
+    def ledger(self, tid: int) -> dict[str, int]:
+        """Return the phases of a traced thread so far, in ns, and its ``calls``.
+
+        Raises ``KeyError`` when it is not traced.
+        """
+        thread = self._bpf["threads"][self._bpf["slots"][ctypes.c_uint32(tid)]]
+        return {name: int(getattr(thread, name)) for name in (*PHASES, "calls")}
 
     def _set_stage(self, stage: int) -> None:
         self._bpf["stages"][ctypes.c_int(0)] = ctypes.c_uint32(stage)

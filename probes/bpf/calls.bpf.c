@@ -143,6 +143,28 @@ static __always_inline u64 payload(struct thread_state *t, s64 result)
     return t->call == CALL_recvmmsg ? payload_of_messages(t, result) : result;
 }
 
+/*
+ * A function whose return was missed says nothing about its time: a kretprobe has room for a few sleepers only
+ * (kernel/kprobes.c, register_kretprobe: maxactive), and no program runs inside another one. Returns 1 if so.
+ */
+static __always_inline int settle_span(struct span *s)
+{
+    if (!s->at)
+        return 0;
+    __builtin_memset(s, 0, sizeof(*s));
+    return 1;
+}
+
+static __always_inline void settle_spans(struct thread_state *t)
+{
+    if (settle_span(&t->function) | settle_span(&t->waiting) | settle_span(&t->scan))
+        count(COUNT_RETURNS_MISSED);
+    if (t->copy_at) { /* its end was missed: how long copying took is not known */
+        t->call_copy = 0;
+        t->copied_at = 0;
+    }
+}
+
 static __always_inline void end_call(struct thread_state *t, u64 now, s64 result)
 {
     struct phases p;
@@ -151,6 +173,8 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
     u32 taken = 0;
     int more = 0;
 
+    if (!(t->flags & FLAG_UNFINISHED))
+        settle_spans(t);
     if (bytes && !t->copied_at)
         t->flags |= FLAG_COPY_UNKNOWN;
     split(t, now, result, &p);

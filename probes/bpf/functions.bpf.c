@@ -10,41 +10,32 @@
 #define ENTRY(function, argument) ENTRY_OF(function, argument)
 #define RETURN(function, value) RETURN_OF(function, value)
 
+/* TRY_FENTRY_function and TRY_KPROBE_function are 0 or 1. */
 #define ENTRY_OF(function, argument)                                                                       \
     static __always_inline int enter_##function(u64 argument);                                             \
-    FENTRY(function) FENTRY_BODY(function, enter_##function(ctx[0]))                                       \
-    KPROBE(function) KPROBE_BODY(function, enter_##function(PT_REGS_PARM1(ctx)))                           \
+    WHERE(TRY_FENTRY_##function, FENTRY, function, enter_##function(ctx[0]))                               \
+    WHERE(TRY_KPROBE_##function, KPROBE, function, enter_##function(PT_REGS_PARM1(ctx)))                   \
     static __always_inline int enter_##function(u64 argument)
 
 #define RETURN_OF(function, value)                                                                         \
     static __always_inline int leave_##function(u64 value);                                                \
-    FEXIT(function) FEXIT_BODY(function, leave_##function(ctx[PARAMETERS_##function]))                     \
-    KRETPROBE(function) KPROBE_RETURN_BODY(function, leave_##function(PT_REGS_RC(ctx)))                    \
+    WHERE(TRY_FENTRY_##function, FEXIT, function, leave_##function(ctx[PARAMETERS_##function]))            \
+    WHERE(TRY_KPROBE_##function, KRETPROBE, function, leave_##function(PT_REGS_RC(ctx)))                   \
     static __always_inline int leave_##function(u64 value)
 
-#ifdef TRY_FENTRY
-#define FENTRY(function) int kfunc__##function(u64 *ctx)
-#define FEXIT(function) int kretfunc__##function(u64 *ctx)
-#define FENTRY_BODY(function, call) { if (call) count(COUNT_HITS + HITS_##function); return 0; }
-#define FEXIT_BODY(function, call) { call; return 0; }
-#else
-#define FENTRY(function)
-#define FEXIT(function)
-#define FENTRY_BODY(function, call)
-#define FEXIT_BODY(function, call)
-#endif
+#define WHERE(tried, kind, function, call) WHERE_(tried, kind, function, call)
+#define WHERE_(tried, kind, function, call) WHERE_##tried(kind, function, call)
+#define WHERE_0(kind, function, call)
+#define WHERE_1(kind, function, call) kind(function, call)
 
-#ifdef TRY_KPROBE
-#define KPROBE(function) int kprobe__##function(struct pt_regs *ctx)
-#define KRETPROBE(function) int kretprobe__##function(struct pt_regs *ctx)
-#define KPROBE_BODY(function, call) { if (call) count(COUNT_HITS + HITS_##function); return 0; }
-#define KPROBE_RETURN_BODY(function, call) { call; return 0; }
-#else
-#define KPROBE(function)
-#define KRETPROBE(function)
-#define KPROBE_BODY(function, call)
-#define KPROBE_RETURN_BODY(function, call)
-#endif
+#define FENTRY(function, call)                                                                             \
+    int kfunc__##function(u64 *ctx) { if (call) count(COUNT_HITS + HITS_##function); return 0; }
+#define FEXIT(function, call)                                                                              \
+    int kretfunc__##function(u64 *ctx) { call; return 0; }
+#define KPROBE(function, call)                                                                             \
+    int kprobe__##function(struct pt_regs *ctx) { if (call) count(COUNT_HITS + HITS_##function); return 0; }
+#define KRETPROBE(function, call)                                                                          \
+    int kretprobe__##function(struct pt_regs *ctx) { call; return 0; }
 
 /* The thread, if it is in a call that is traced. */
 static __always_inline struct thread_state *thread_in_call(void)
@@ -148,15 +139,24 @@ ENTRY(skb_consume_udp, unused)
     return 1;
 }
 
-/* Telling the receiver: what is going on on this CPU. An interrupt may nest another one: that is not timed. */
+/*
+ * Telling the receiver: what is going on on this CPU. An interrupt may nest another one, which is not timed. A
+ * task may be preempted while it tells (unix sockets), and a return may be missed (see settle_spans): then
+ * another task, or a later moment, takes the place over, and only the figure that was left there is lost.
+ */
 struct telling {
     u64 sock; /* 0: nobody is being told */
     u64 at;
     u64 callback_at;
+    u32 tid;
+    u32 depth; /* how many are nested in it */
     u32 callback;
     u32 end; /* of the arrival that it is about */
     u8 notifier;
 };
+
+/* Telling takes some microseconds: what has not come back after this time has been missed. */
+#define STALE_NS 10000000
 
 BPF_PERCPU_ARRAY(tellings, struct telling, 1);
 
@@ -166,21 +166,39 @@ static __always_inline struct telling *telling_now(void)
     return tellings.lookup(&zero);
 }
 
+/* The telling that this task is at, if any, unless something is nested in it. */
+static __always_inline struct telling *own_telling(void)
+{
+    struct telling *now = telling_now();
+    return now && now->sock && !now->depth && now->tid == (u32)bpf_get_current_pid_tgid() ? now : NULL;
+}
+
+static __always_inline void begin_telling(struct telling *now, struct socket_state *s, u64 sock, u64 at)
+{
+    now->sock = sock;
+    now->at = at;
+    now->callback_at = 0;
+    now->tid = bpf_get_current_pid_tgid();
+    now->depth = 0;
+    now->callback = 0;
+    now->end = s->last_end;
+    now->notifier = NOTIFIER_NONE;
+}
+
 ENTRY(sock_def_readable, sock)
 {
     struct socket_state *s = on_data_ready((struct sock *)sock);
     struct telling *now = telling_now();
-    if (!s || !now)
+    if (!now || (!s && !now->sock))
         return 0;
-    if (!now->sock) {
-        now->sock = sock;
-        now->at = bpf_ktime_get_ns();
-        now->callback = 0;
-        now->callback_at = 0;
-        now->notifier = NOTIFIER_NONE;
-        now->end = s->last_end;
-    }
-    return 1;
+    u64 at = bpf_ktime_get_ns();
+    if (now->sock && now->tid == (u32)bpf_get_current_pid_tgid() && at - now->at < STALE_NS)
+        now->depth += 1;
+    else if (s)
+        begin_telling(now, s, sock, at);
+    else
+        now->sock = 0;
+    return s != NULL;
 }
 
 /* The arrival may be gone already, taken by a receiver on another CPU: its notify stays unknown then. */
@@ -198,8 +216,12 @@ static __always_inline void note_telling(struct socket_state *s, struct telling 
 RETURN(sock_def_readable, unused)
 {
     struct telling *now = telling_now();
-    if (!now || !now->sock)
+    if (!now || !now->sock || now->tid != (u32)bpf_get_current_pid_tgid())
         return 0;
+    if (now->depth) {
+        now->depth -= 1;
+        return 0;
+    }
     struct socket_state *s = sockets.lookup(&now->sock);
     if (s)
         note_telling(s, now, bpf_ktime_get_ns() - now->at);
@@ -209,8 +231,8 @@ RETURN(sock_def_readable, unused)
 
 static __always_inline int begin_callback(u8 notifier)
 {
-    struct telling *now = telling_now();
-    if (!now || !now->sock)
+    struct telling *now = own_telling();
+    if (!now)
         return 0;
     now->notifier = notifier;
     now->callback_at = bpf_ktime_get_ns();
@@ -219,8 +241,8 @@ static __always_inline int begin_callback(u8 notifier)
 
 static __always_inline int end_callback(void)
 {
-    struct telling *now = telling_now();
-    if (now && now->sock && now->callback_at) {
+    struct telling *now = own_telling();
+    if (now && now->callback_at) {
         now->callback += bpf_ktime_get_ns() - now->callback_at;
         now->callback_at = 0;
     }

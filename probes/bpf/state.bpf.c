@@ -119,6 +119,7 @@ enum counter {
     COUNT_MERGED,
     COUNT_THREADS_UNTRACED,
     COUNT_SOCKETS_UNTRACED,
+    COUNT_RETURNS_MISSED, /* calls in which a function was entered and not seen to return */
     COUNT_HITS, /* + index of the function probe: how often it saw a traced thread or socket */
     COUNTERS = COUNT_HITS + FUNCTION_PROBES,
 };
