@@ -178,6 +178,7 @@ class Session:
             emitted=_counts(counters.emitted, counters.embedded),
             lost=_counts(counters.lost, 0),
             merged=counters.merged,
+            returns_missed=counters.returns_missed,
             probes=_probe_states(self._program, counters),
         )
 
@@ -214,6 +215,7 @@ def _new_info(program: Program, model: str | None, command: list[str] | None) ->
         started=now["monotonic_ns"],
         model=model,
         command=command,
+        resolution_ns=program.resolution_ns,
     )
 
 

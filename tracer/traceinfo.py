@@ -72,6 +72,7 @@ class TraceInfo:
     recorded: Counts | None = None
     lost: Counts | None = None
     merged: int | None = None
+    returns_missed: int | None = None
     unclosed: int = 0
     resolution_ns: dict[str, int] = field(default_factory=dict)
 
