@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,14 +41,15 @@ def run_model(
     output: Path,
     *,
     wish: Wish,
+    label: str,
     server_arguments: Sequence[str] = (),
     force: bool = False,
 ) -> Outcome:
     """Run the server of ``model`` under load, traced, and leave its trace in ``output``.
 
     Connections are made while the server is traced already, so accepting them is in the trace.
-    ``program`` is attached. A wish to stop ends the load early and keeps what
-    was measured. Raises ``IophaseError``.
+    ``program`` is attached; ``label`` begins what is shown on the way. A wish to stop ends the load
+    early and keeps what was measured. Raises ``IophaseError``.
     """
     options = replace(options, suffix="_SB" if model.name == "selectors" else options.suffix)
     with contextlib.ExitStack() as stack:
@@ -55,23 +57,27 @@ def run_model(
         server = stack.enter_context(ReferenceServer(model, server_arguments))
         try:
             load = stack.enter_context(Load(server.address, options))
-            session.follow([server.pid])
-            load.connect()
-            result = _run(load, wish, session)
+            with wish.heeded():
+                session.follow([server.pid])
+                load.connect()
+                result = _run(load, wish, session, label)
         except LoadError as error:
             raise IophaseError(f"{model.name}: {error}") from error
         session.stop()
         counters = server.stop()
         workload = {**result.to_json(), "server": counters}
-        with progress.conversion(f"{model.name}: writing the trace") as show:
+        with progress.conversion(f"{label}: writing the trace") as show:
             info = session.save(workload=workload, progress=show)
         return Outcome(info, result, counters)
 
 
-def _run(load: Load, wish: Wish, session: Session) -> Result:
-    load.start()
-    while not load.done(_LOOK_S):
-        if wish.stop or session.failed:
-            load.stop()
-            break
-    return load.result()
+def _run(load: Load, wish: Wish, session: Session, label: str) -> Result:
+    began = time.monotonic()
+    with progress.status() as show:
+        load.start()
+        while not load.done(_LOOK_S):
+            if wish.stop or session.failed:
+                load.stop()
+                break
+            show(f"{label}: {time.monotonic() - began:.0f} s, {session.records:,} records")
+        return load.result()

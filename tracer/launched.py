@@ -20,6 +20,7 @@ class Launched:
         """Fork. Call it before any thread is started."""
         self.command = list(command)
         self.status: int | None = None
+        self.stopped = False
         gate, self._gate = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -31,7 +32,7 @@ class Launched:
         os.close(self._gate)
         try:
             if os.read(gate, 1):
-                for number in (signal.SIGINT, signal.SIGTERM):
+                for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
                     signal.signal(number, signal.SIG_DFL)
                 os.execvp(self.command[0], self.command)
         except OSError as error:
@@ -54,7 +55,11 @@ class Launched:
         return self.status is not None
 
     def stop(self) -> None:
-        """End it if it still runs: first asked, then forced."""
+        """End it if it still runs, first asked, then forced: it has not failed, then.
+
+        ``stopped`` says afterwards that it was so.
+        """
+        self.stopped = not self.ended()
         if self._gate >= 0:
             os.close(self._gate)
             self._gate = -1

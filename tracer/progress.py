@@ -1,23 +1,43 @@
-"""Progress on stderr: a bar on a terminal, a plain line per step elsewhere."""
+"""Progress on stderr: one line that is redrawn on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-__all__ = ("conversion", "step")
+__all__ = ("conversion", "status", "step")
 
 _PATIENCE_S = 2.0
 """Nobody needs to be told of what takes less."""
 _BAR_CELLS = 40
 _REFRESH_S = 0.1
+_STATUS_S = 0.5
 
 
 def step(text: str) -> None:
     """Say what is being done now."""
-    print(text, file=sys.stderr, flush=True)
+    _write(text + "\n")
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows a changing text on a terminal, and nothing elsewhere."""
+    drawn = 0.0
+
+    def show(text: str) -> None:
+        nonlocal drawn
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - drawn >= _STATUS_S:
+            drawn = now
+            _write(f"\r\033[K{text}")
+
+    try:
+        yield show
+    finally:
+        if drawn:
+            _write("\r\033[K")
 
 
 @contextmanager
@@ -35,7 +55,7 @@ def conversion(what: str) -> Iterator[Callable[[int, int], None]]:
         if sys.stderr.isatty():
             cells = _BAR_CELLS * done // total
             bar = "#" * cells + "." * (_BAR_CELLS - cells)
-            print(f"\r{what} [{bar}] {done / total:4.0%}", end="", file=sys.stderr, flush=True)
+            _write(f"\r{what} [{bar}] {done / total:4.0%}")
         elif not shown:
             step(f"{what} ({total:,} records) ...")
         shown = True
@@ -44,4 +64,11 @@ def conversion(what: str) -> Iterator[Callable[[int, int], None]]:
         yield show
     finally:
         if shown and sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            _write("\r\033[K")
+
+
+def _write(text: str) -> None:
+    """Write at once; a terminal that has gone is no reason to lose what was measured."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from tracer.errors import IophaseError
 
 __all__ = ("ReferenceServer",)
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _STOP_S = 10.0
 """A server that has been told to stop answers within milliseconds; one that does not is killed."""
 
@@ -37,6 +40,7 @@ class ReferenceServer:
             text=True,
             env={**os.environ, "PYTHONPATH": path},
             process_group=0,  # a Ctrl-C is for the tool, which stops its servers itself
+            preexec_fn=_end_with_parent,
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -86,3 +90,8 @@ class ReferenceServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.communicate()
+
+
+def _end_with_parent() -> None:
+    """In the child, before it becomes the server: no server outlives a tool that is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -102,21 +102,27 @@ class Session:
         """Whether records can no longer be written (the disk is full): it is time to stop."""
         return self._drain.error is not None
 
-    def follow(self, pids: Sequence[int]) -> None:
+    @property
+    def records(self) -> int:
+        """How many records have been read so far."""
+        return self._drain.taken
+
+    def follow(self, pids: Sequence[int], comm: str | None = None) -> None:
         """Trace processes with all their threads, and what they fork, from now on.
 
-        Raises ``IophaseError`` when one of them does not exist.
+        ``comm`` is their name where they have not got it yet, because they will exec. Raises
+        ``IophaseError`` when one of them does not exist.
         """
         if not self._info.targets:
             self._drain.start()  # not before: privileges are given up per thread
         with self._program.opening():
             for pid in pids:
-                self._open_target(pid)
+                self._open_target(pid, comm)
         self._directory.update(self._info)
 
-    def _open_target(self, pid: int) -> None:
+    def _open_target(self, pid: int, comm: str | None) -> None:
         """Trace a process and what it has forked already; what it forks later follows by itself."""
-        comm = processes.comm_of(pid)
+        comm = comm or processes.comm_of(pid)
         if not self._open_process(pid):
             raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
         for child in processes.descendants_of(pid):
@@ -162,7 +168,13 @@ class Session:
         """
         self.stop()
         self._info = replace(self._info, workload=workload)
-        self._directory.finish(self._info, progress)
+        try:
+            self._directory.finish(self._info, progress)
+        except KeyboardInterrupt:
+            raise IophaseError(
+                f"{self.path}: interrupted while its files were written; the records are kept:"
+                f" 'iophase report {self.path}' completes the trace"
+            ) from None
         return self._directory.info
 
     def _discard(self) -> None:

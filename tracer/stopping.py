@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop: the work in hand is finished, nothing measured is lost."""
+"""Ctrl-C, SIGTERM and SIGHUP: while something is measured a wish to stop, else an interrupt."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from types import FrameType
 
 __all__ = ("Wish", "stopping")
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Wish:
     """Whether the user wants to stop; ``wait`` returns early when that happens."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._heeding = False
+        self._interrupted = False
 
     @property
     def stop(self) -> bool:
@@ -26,20 +30,39 @@ class Wish:
         """Sleep, and return whether a signal came."""
         return self._event.wait(seconds)
 
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """In the block a first signal interrupts nothing: who works there looks at ``stop``."""
+        self._heeding = True
+        try:
+            yield
+        finally:
+            self._heeding = False
+
     def make(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal: the second one interrupts."""
-        if self._event.is_set():
-            raise KeyboardInterrupt
+        """Handle a signal; raise ``KeyboardInterrupt`` once: what it unwinds is left to finish."""
+        first = not self._event.is_set()
         self._event.set()
+        if (first and self._heeding) or self._interrupted:
+            return
+        self._interrupted = True
+        raise KeyboardInterrupt
 
 
 @contextmanager
 def stopping() -> Iterator[Wish]:
-    """Turn SIGINT and SIGTERM into a ``Wish`` while the block runs."""
+    """Turn the signals that end a program into a ``Wish`` while the block runs.
+
+    A signal that is ignored when the block begins, as under nohup(1), stays so.
+    """
     wish = Wish()
     before = {
-        number: signal.signal(number, wish.make) for number in (signal.SIGINT, signal.SIGTERM)
+        number: handler
+        for number in _SIGNALS
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
     }
+    for number in before:
+        signal.signal(number, wish.make)
     try:
         yield wish
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -12,6 +13,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tracer import progress
 from tracer.errors import FAILED, LOST, USAGE, IophaseError
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ __all__ = ("Record",)
 
 _LOOK_S = 0.1
 """How often it is looked whether the target still runs."""
+_COMM_LENGTH = 15
+"""TASK_COMM_LEN without the NUL."""
+_COMMAND_WIDTH = 50
+"""Of a command in the start line, so that the line fits a terminal."""
 
 
 class Record:
@@ -54,7 +60,7 @@ class Record:
     def run(self, args: Namespace) -> int:
         """Record, save, and print the summary."""
         from probes.program import RING_BYTES
-        from tracer import privileges, progress
+        from tracer import privileges
         from tracer.launched import Launched
         from tracer.session import Session, attached_program
         from tracer.stopping import stopping
@@ -62,6 +68,7 @@ class Record:
         command, pids = _target(args)
         output = args.output or Path("traces") / time.strftime("record-%Y%m%d-%H%M%S")
         with contextlib.ExitStack() as stack:
+            wish = stack.enter_context(stopping())
             program = stack.enter_context(attached_program(args.backend, args.ring or RING_BYTES))
             session = stack.enter_context(
                 Session(program, output, command=command or None, force=args.force)
@@ -71,13 +78,13 @@ class Record:
                 stack.callback(launched.stop)
                 pids = [launched.pid]
             privileges.drop()
-            wish = stack.enter_context(stopping())
-            session.follow(pids)
-            if launched is not None:
-                launched.go()
-            _announce(session, args.duration)
-            _wait(session, launched, wish, args.duration)
-            session.stop()
+            with wish.heeded():
+                session.follow(pids, comm=_comm(command))
+                _announce(session, command, args.duration)
+                if launched is not None:
+                    launched.go()
+                _wait(session, launched, wish, args.duration)
+                session.stop()
             with progress.conversion("writing the trace") as show:
                 info = session.save(progress=show)
         _report(output)
@@ -110,21 +117,35 @@ def _target(args: Namespace) -> tuple[list[str], list[int]]:
     return command, pids
 
 
-def _announce(session: Session, duration: float | None) -> None:
-    names = ", ".join(f"{target['comm']} ({target['pid']})" for target in session.targets)
-    end = f"for {duration:g} s" if duration else "until it ends"
-    print(f"Tracing {names} {end} ... Hit Ctrl-C to end.", file=sys.stderr, flush=True)
+def _comm(command: list[str]) -> str | None:
+    """Return the name that the kernel will give the command (execve(2): the file's, cut)."""
+    return Path(command[0]).name[:_COMM_LENGTH] if command else None
+
+
+def _announce(session: Session, command: list[str], duration: float | None) -> None:
+    what = ", ".join(f"{target['comm']} ({target['pid']})" for target in session.targets)
+    if command:
+        what = shlex.join(command)
+        what = what if len(what) <= _COMMAND_WIDTH else what[:_COMMAND_WIDTH] + " ..."
+    until = "until it ends" if len(session.targets) == 1 else "until they end"
+    end = f"for {duration:g} s" if duration else until
+    progress.step(f"Tracing {what} {end} ... Hit Ctrl-C to end.")
 
 
 def _wait(session: Session, launched: Launched | None, wish: Wish, duration: float | None) -> None:
-    limit = time.monotonic() + duration if duration else float("inf")
-    while not session.failed and session.alive():
-        if launched is not None and launched.ended():
-            return
-        if wish.wait(min(_LOOK_S, max(0.0, limit - time.monotonic()))):
-            return
-        if time.monotonic() >= limit:
-            return
+    began = time.monotonic()
+    limit = began + duration if duration else float("inf")
+    with progress.status() as show:
+        while not session.failed and not _over(session, launched):
+            if wish.wait(min(_LOOK_S, max(0.0, limit - time.monotonic()))):
+                return
+            if time.monotonic() >= limit:
+                return
+            show(f"{time.monotonic() - began:.0f} s, {session.records:,} records")
+
+
+def _over(session: Session, launched: Launched | None) -> bool:
+    return not session.alive() if launched is None else launched.ended()
 
 
 def _report(output: Path) -> None:
@@ -136,7 +157,7 @@ def _report(output: Path) -> None:
 
 
 def _verdict(info: TraceInfo, launched: Launched | None, strict: bool) -> int:
-    if launched is not None and launched.status:
+    if launched is not None and launched.status and not launched.stopped:
         how = f"status {launched.status}" if launched.status > 0 else f"signal {-launched.status}"
         print(
             f"iophase: {launched.command[0]}: ended with {how}; its trace is complete",

@@ -65,13 +65,12 @@ class Run:
         output = args.output or Path("traces") / time.strftime("run-%Y%m%d-%H%M%S")
         done, problems = _run_all(models, args, output)
         if not done:
-            raise IophaseError(problems[0] if problems else "nothing was run")
+            raise IophaseError(problems[0] if problems else "run: none of them is for this host")
+        problems += [f"{name}: {why}" for name, o in done.items() if (why := _trouble(o))]
         _report([output / name for name in done], args.json)
+        print(f"\ntraces: {output}/", file=sys.stderr if args.json else sys.stdout, flush=True)
         for problem in problems:
             print(f"iophase: {problem}", file=sys.stderr)
-        print(f"\ntraces: {output}/", file=sys.stderr if args.json else sys.stdout)
-        if any(not complete for complete in map(_is_complete, done.values())):
-            problems.append("the load failed")
         if args.strict and any(_lost(outcome) for outcome in done.values()):
             return LOST
         return FAILED if problems else 0
@@ -102,16 +101,17 @@ def _run_all(
     server_arguments = ["--work", str(args.work)] if args.work else []
     done: dict[str, Outcome] = {}
     problems: list[str] = []
-    with attached_program(args.backend) as program, stopping() as wish:
+    with stopping() as wish, attached_program(args.backend) as program:
         privileges.drop()
         for number, model in enumerate(models, 1):
+            label = f"[{number}/{len(models)}] {model.name}"
             if wish.stop:
-                problems.append("interrupted")
+                progress.step(f"stopped before {', '.join(m.name for m in models[number - 1 :])}")
                 break
             if (reason := model.missing()) is not None:
-                progress.step(f"[{number}/{len(models)}] {model.name}: not on this host: {reason}")
+                progress.step(f"{label}: not on this host: {reason}")
                 continue
-            progress.step(f"[{number}/{len(models)}] {model.name} ...")
+            progress.step(f"{label} ...")
             try:
                 done[model.name] = run_model(
                     program,
@@ -119,6 +119,7 @@ def _run_all(
                     options,
                     output / model.name,
                     wish=wish,
+                    label=label,
                     server_arguments=server_arguments,
                     force=args.force,
                 )
@@ -157,8 +158,15 @@ def _report(directories: list[Path], as_json: bool) -> None:
     print(report_text(directories, families=families, colour=colour).rstrip("\n"))
 
 
-def _is_complete(outcome: Outcome) -> bool:
-    return not outcome.result.failed
+def _trouble(outcome: Outcome) -> str | None:
+    """Say what went wrong in the load; its trace is right all the same."""
+    result = outcome.result
+    if not result.failed:
+        return None
+    if not result.messages:
+        return "not one message was answered"
+    kinds = ", ".join(f"{kind}: {count}" for kind, count in result.error_kinds.items())
+    return f"the load had {result.errors:,} errors ({kinds})"
 
 
 def _lost(outcome: Outcome) -> int:
