@@ -1,0 +1,140 @@
+"""The same workload measured by every backend, side by side.
+
+    make accuracy KERNEL=6.1
+
+prints the tables of probes/KERNELS.md: what each backend says of one workload, in one boot.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from analysis.load import Trace
+from probes.plan import BACKENDS, Backend, make_plan, refusals
+from probes.program import Program
+from tests.live.recording import total
+from tests.matrix.workloads import beside_idle, paused, queued
+
+__all__ = ("COPIED", "Measured", "measure", "table")
+
+PAUSES = 11
+COPIED = {64: 31, 65_536: 31, 1_048_576: 13}
+"""Bytes of a message: how many of them."""
+IDLE = 500
+WAITS = 13
+
+
+class Measured(NamedTuple):
+    """What one backend says; times in ns."""
+
+    sleep: float
+    """In a pause of known length, as a share of it; the median."""
+    calls: int
+    bytes: int
+    copy: dict[int, float]
+    """Median of a message, by its size."""
+    check: dict[str, float]
+    """Median of a wait beside idle sockets, by how it waits."""
+    ready_to_noticed: float
+    notify: float | None
+    """Median; None where it is not seen."""
+
+
+def measure(program: Program, path: Path) -> Measured:
+    """Run the workload and return what the attached backend says of it."""
+    waited, pauses = paused(program, path / "pauses", "blocking", PAUSES, sleeps=True)
+    copied = queued(program, path / "copies", COPIED)
+    receives = copied.calls[copied.calls["call"] == "recvfrom"]
+    crowds = {
+        call: beside_idle(program, path / call, call, IDLE, WAITS)
+        for call in ("select", "poll", "epoll")
+    }
+    deliveries = crowds["epoll"].deliveries
+    delay = deliveries["noticed_ns"] - deliveries["ready_ns"]
+    notify = deliveries["notify_ns"].dropna()
+    return Measured(
+        statistics.median(_slept(waited, began, ended) for began, ended in pauses),
+        len(receives),
+        total(receives["bytes"]),
+        {size: float(receives[receives["bytes"] == size]["copy_ns"].median()) for size in COPIED},
+        {call: _check(trace, call) for call, trace in crowds.items()},
+        float(delay.median()),
+        float(notify.median()) if len(notify) else None,
+    )
+
+
+def _slept(trace: Trace, began: int, ended: int) -> float:
+    """Return the sleep of the receive in a pause, as a share of its time until the pause ends."""
+    end = trace.calls["ts_ns"] + trace.calls["duration_ns"]
+    during = trace.calls[(trace.calls["ts_ns"] <= began) & (end >= ended)]
+    rows = during[during["call"] == "recvfrom"]
+    assert len(rows) == 1
+    return total(rows["sleep_ns"]) / (ended - total(rows["ts_ns"]))
+
+
+def _check(trace: Trace, call: str) -> float:
+    name = {"select": "pselect6", "poll": "poll", "epoll": "epoll_wait"}[call]
+    return float(trace.calls[trace.calls["call"] == name]["check_ns"].median())
+
+
+def _row(label: str, values: list[str]) -> str:
+    return f"| {label} | " + " | ".join(values) + " |"
+
+
+def _microseconds(values: list[float | None]) -> list[str]:
+    return ["" if value is None else f"{value / 1000:.1f}" for value in values]
+
+
+def table(measured: dict[Backend, Measured]) -> str:
+    """Return the comparison as a Markdown table."""
+    every = list(measured.values())
+    rows = [
+        _row("", list(measured)),
+        _row("---", ["---:"] * len(every)),
+        _row("sleep in a pause of 50 ms", [f"{m.sleep:.2%}" for m in every]),
+        _row("receiving calls", [str(m.calls) for m in every]),
+        _row("bytes", [str(m.bytes) for m in every]),
+    ]
+    for size in COPIED:
+        rows.append(_row(f"copy of {size} B, µs", _microseconds([m.copy[size] for m in every])))
+    for call in ("select", "poll", "epoll"):
+        values = _microseconds([m.check[call] for m in every])
+        rows.append(_row(f"check of {call}, {IDLE} idle sockets, µs", values))
+    delays = _microseconds([m.ready_to_noticed for m in every])
+    rows.append(_row("ready to noticed, epoll, µs", delays))
+    rows.append(_row("notify, epoll, µs", _microseconds([m.notify for m in every])))
+    return "\n".join(rows)
+
+
+def measure_all(program: Program, path: Path) -> dict[Backend, Measured]:
+    """Return what each backend says that this host allows; the program has their plans."""
+    refused = refusals()
+    measured: dict[Backend, Measured] = {}
+    program.detach()
+    for backend in BACKENDS:
+        if backend not in refused:
+            program.attach(make_plan(backend))
+            try:
+                measured[backend] = measure(program, path / backend)
+            finally:
+                program.detach()
+    return measured
+
+
+def main() -> None:
+    """Print the table of this kernel."""
+    refused = refusals()
+    first, *further = [make_plan(backend) for backend in BACKENDS if backend not in refused]
+    program = Program(first, further=further)
+    with tempfile.TemporaryDirectory() as path:
+        measured = measure_all(program, Path(path))
+    program.close()
+    print(f"### {platform.release()}\n\n{table(measured)}")
+
+
+if __name__ == "__main__":
+    main()

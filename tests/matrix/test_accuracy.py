@@ -1,0 +1,38 @@
+"""The three backends tell the same truth of the same workload, in the same boot."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from probes.program import Program
+from tests.matrix.accuracy import COPIED, measure_all, table
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+
+SLEEP = 0.02
+COPY = 0.10
+LARGE = 65_536
+
+
+def test_backends_agree_on_sleep_calls_bytes_and_copies(
+    compiled: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = measure_all(compiled, tmp_path)
+    with capsys.disabled():
+        print(f"\n### {platform.release()}\n\n{table(measured)}")
+    every = list(measured.values())
+    assert every
+    if "IOPHASE_LAB" in os.environ:
+        assert len(every) == 3
+    for one in every:
+        assert one.calls == sum(COPIED.values())
+        assert one.bytes == sum(size * times for size, times in COPIED.items())
+        assert abs(one.sleep - 1) < SLEEP / 2, one
+    for size in COPIED:
+        copies = [one.copy[size] for one in every]
+        if size >= LARGE:
+            assert max(copies) <= (1 + COPY) * min(copies), (size, copies)

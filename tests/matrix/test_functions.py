@@ -1,0 +1,117 @@
+"""What only function probes see, and what they must not be misled by."""
+
+from __future__ import annotations
+
+import select
+from pathlib import Path
+
+import pytest
+
+from probes.catalogue import system_call_symbol
+from probes.plan import Backend
+from probes.program import Program
+from tests.live import libc
+from tests.live.recording import assert_closed, record, total
+from tests.live.target import asleep, tcp_pair
+from tests.matrix.workloads import PAUSE_NS, beside_idle, paused
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+
+TIMES = 13
+CROWD = (0, 100, 500, 1000)
+
+
+@pytest.fixture(autouse=True)
+def only_function_probes(backend: Backend) -> None:
+    if backend == "tracepoint":
+        pytest.skip("tracepoints alone do not see it")
+
+
+def hits(trace: object, symbol: str) -> int:
+    (state,) = [p for p in trace.meta["probes"] if p["name"] == symbol]  # type: ignore[attr-defined]
+    return int(state["hits"] or 0)
+
+
+@pytest.mark.parametrize("way", ["select", "pselect6"])
+def test_the_system_call_select_and_that_of_glibc_become_the_same_phases(
+    way: str, program: Program, tmp_path: Path
+) -> None:
+    left, right = tcp_pair()
+
+    def wait() -> None:
+        for _ in range(TIMES):
+            right.send(b".")
+            if way == "select":
+                libc.select(right.fileno())
+            else:
+                select.select([right], [], [])
+            right.recv(1)
+
+    def send(target: object) -> None:
+        for _ in range(TIMES):
+            left.recv(1)
+            asleep(target.pid)  # type: ignore[attr-defined]
+            left.send(b"x")
+
+    with left, right:
+        trace, _ = record(program, tmp_path / "trace", wait, send)
+    other = {"select": "pselect6", "pselect6": "select"}[way]
+    assert hits(trace, system_call_symbol(way)) == TIMES
+    assert hits(trace, system_call_symbol(other)) == 0
+    assert hits(trace, "core_sys_select") == hits(trace, "do_select") == TIMES
+    rows = trace.calls[trace.calls["call"] == way]
+    assert len(rows) == TIMES
+    assert (rows["sleep_ns"] > 0).all()
+    assert (rows["check_ns"] > 0).all()
+    assert (rows["function_ns"] <= rows["duration_ns"]).all()
+    assert (rows["check_copy_ns"] < rows["check_ns"]).all()
+    assert (trace.deliveries["notifier"] == "pollwake").all()
+    assert (trace.deliveries["callback_ns"] <= trace.deliveries["notify_ns"]).all()
+    assert_closed(trace)
+
+
+@pytest.mark.parametrize("call", ["select", "poll", "epoll"])
+def test_check_grows_with_the_idle_set_of_select_and_poll_and_not_of_epoll(
+    call: str, program: Program, tmp_path: Path
+) -> None:
+    name = {"select": "pselect6", "poll": "poll", "epoll": "epoll_wait"}[call]
+    check = {}
+    for idle in CROWD:
+        trace = beside_idle(program, tmp_path / str(idle), call, idle, TIMES)
+        rows = trace.calls[trace.calls["call"] == name]
+        assert len(rows) == TIMES
+        check[idle] = float(rows["check_ns"].median())
+        assert_closed(trace)
+    if call == "epoll":
+        assert check[1000] < 1.5 * check[0], check
+    else:
+        grown = {idle: check[idle] - check[0] for idle in CROWD}
+        assert grown[1000] > 3 * check[0], check
+        assert 1.4 < grown[1000] / grown[500] < 2.8, check
+        assert 3.5 < grown[500] / grown[100] < 7.0, check
+
+
+def test_ep_poll_callback_runs_once_for_each_arrival_and_never_for_idle_sockets(
+    program: Program, tmp_path: Path
+) -> None:
+    trace = beside_idle(program, tmp_path / "trace", "epoll", 100, TIMES)
+    assert len(trace.deliveries) == TIMES
+    assert hits(trace, "ep_poll_callback") == TIMES
+    assert (trace.deliveries["notifier"] == "ep_poll_callback").all()
+    assert (trace.deliveries["callback_ns"] > 0).all()
+    assert (trace.deliveries["callback_ns"] <= trace.deliveries["notify_ns"]).all()
+    assert hits(trace, "pollwake") == 0
+
+
+def test_a_blocking_receive_of_50_ms_is_a_wait_inside_tcp_recvmsg_and_not_a_copy(
+    program: Program, tmp_path: Path
+) -> None:
+    trace, pauses = paused(program, tmp_path / "trace", "blocking", 3, sleeps=True)
+    receives = trace.calls[trace.calls["call"] == "recvfrom"]
+    slow = receives[receives["function_ns"] >= PAUSE_NS]
+    assert len(slow) == len(pauses)
+    assert (slow["copy_ns"] < PAUSE_NS / 50).all()
+    assert (slow["sleep_ns"] >= PAUSE_NS).all()
+    assert (slow["function_ns"] <= slow["duration_ns"]).all()
+    assert total(trace.deliveries["notify_ns"]) > 0
+    assert (trace.deliveries["notifier"] == "none").all()

@@ -1,0 +1,157 @@
+"""What is run to be measured: conversations whose truth is known beforehand."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from analysis.load import Trace, load
+from probes.program import Program
+from servers.load import Load, LoadOptions, Result
+from servers.models import by_name
+from tests.live.recording import record, recording
+from tests.live.target import PATIENCE_S, Target, asleep, tcp_pair
+from tracer.processes import socket_inodes
+from tracer.reference import ReferenceServer
+
+__all__ = ("PAUSE_NS", "beside_idle", "paused", "queued", "served", "spun_pause")
+
+PAUSE_NS = 50_000_000
+_SPIN_NS = 5_000_000
+"""The last part of a pause is waited for on the CPU: a sleeper is late when others are busy."""
+
+
+def served(
+    program: Program, path: Path, name: str, options: LoadOptions, connections: int
+) -> tuple[Trace, Result, dict[str, Any]]:
+    """Return the trace of a server under load, what the load says, and what the server counted."""
+    model = by_name(name)
+    with ReferenceServer(model) as server:
+        with Load(server.address, options) as made, recording(program, path) as session:
+            session.follow([server.pid])
+            made.connect()
+            result = made.run()
+            _until_closed(server.pid, connections)
+            session.stop()
+        return load(path), result, server.stop()
+
+
+def _until_closed(pid: int, connections: int) -> None:
+    """Give the server time to notice that its clients have gone: some hold sockets elsewhere."""
+    limit = time.monotonic() + PATIENCE_S / 10
+    while len(socket_inodes(pid)) > 1 and time.monotonic() < limit:
+        time.sleep(0.02)
+
+
+def spun_pause() -> None:
+    """Let 50 ms go by, and not much more."""
+    end = time.monotonic_ns() + PAUSE_NS
+    time.sleep((PAUSE_NS - _SPIN_NS) / 1e9)
+    while time.monotonic_ns() < end:
+        pass
+
+
+def paused(
+    program: Program, path: Path, name: str, pauses: int, *, sleeps: bool
+) -> tuple[Trace, list[tuple[int, int]]]:
+    """Send to a server with pauses; return the trace and when each pause began and ended."""
+    known = []
+    with ReferenceServer(by_name(name)) as server, recording(program, path) as session:
+        session.follow([server.pid])
+        host, _, port = server.address.rpartition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.sendall(b"first")
+            client.recv(64)
+            for _ in range(pauses):
+                if sleeps:
+                    asleep(server.pid)
+                began = time.monotonic_ns()
+                spun_pause()
+                known.append((began, time.monotonic_ns()))
+                client.sendall(b"after a pause")
+                client.recv(64)
+        session.stop()
+    return load(path), known
+
+
+def queued(program: Program, path: Path, sizes: dict[int, int]) -> Trace:
+    """Receive messages that lie in the socket completely: {bytes: how many}, one call each."""
+    left, right = tcp_pair()
+    largest = max(sizes)
+    for end in (left, right):
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            end.setsockopt(socket.SOL_SOCKET, option, 4 * largest)
+    order = [size for size, times in sizes.items() for _ in range(times)]
+
+    def receive() -> None:
+        buffer = bytearray(largest)
+        for size in order:
+            right.recv_into(buffer, size, socket.MSG_WAITALL)
+            right.send(b".")
+
+    def send(target: Target) -> None:
+        for size in order:
+            left.sendall(bytes(size))
+            left.recv(1)
+
+    with left, right:
+        trace, _ = record(program, path, receive, send)
+    return trace
+
+
+def beside_idle(program: Program, path: Path, call: str, idle: int, arrivals: int) -> Trace:
+    """Wait by select, poll or epoll for ``arrivals`` bytes on one of ``idle`` + 1 sockets."""
+    left, right = tcp_pair()
+
+    def receive() -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+        crowd = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(idle)]
+        for end in crowd:
+            end.bind(("127.0.0.1", 0))
+        wait = _waiting(call, [right, *crowd])
+        for _ in range(arrivals):
+            right.send(b".")
+            wait()
+            right.recv(1)
+
+    def send(target: Target) -> None:
+        for _ in range(arrivals):
+            left.recv(1)
+            asleep(target.pid)
+            left.send(b"x")
+
+    with left, right:
+        trace, _ = record(program, path, receive, send)
+    return trace
+
+
+def _waiting(call: str, ends: list[socket.socket]) -> Callable[[], object]:
+    if call == "select":
+        return lambda: select.select(ends, [], [])
+    asked = select.poll() if call == "poll" else select.epoll()
+    for end in ends:
+        asked.register(end, select.POLLIN)
+    return asked.poll
+
+
+def program_ids() -> set[int]:
+    """Return the identities of all BPF programs in the kernel, by bpftool."""
+    import json
+    import subprocess
+
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+    shown = subprocess.run(
+        ["bpftool", "-j", "prog", "list"],
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return {program["id"] for program in json.loads(shown.stdout)}

@@ -1,0 +1,66 @@
+"""The tests of every backend, each run inside a stock kernel: `make lab-test` runs one alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REQUIRE_LIVE
+from tracer.errors import IophaseError
+from tracer.lab import EMULATOR, run_in_lab
+from tracer.lab_kernels import fetch, kernel_named
+from tracer.supported_kernels import KERNELS
+
+GUEST_TIMEOUT_S = 1500.0
+"""Emulated, and on a machine that does something else besides; alone it takes a fifth."""
+
+CHOSEN = os.environ.get("IOPHASE_LAB_KERNELS", f"6.1 {KERNELS[-1].series}").split()
+"""The oldest stable kernel that is in wide use, and the newest; `make lab-test` names others."""
+
+pytestmark = [
+    pytest.mark.timeout(GUEST_TIMEOUT_S + 120),
+    pytest.mark.skipif("IOPHASE_LAB" in os.environ, reason="this is the lab's guest already"),
+]
+
+
+def require_lab(series: str) -> None:
+    """Skip without QEMU or kernel; fail where the live tests are required."""
+    reason = None
+    if shutil.which(EMULATOR) is None:
+        reason = f"no {EMULATOR}: install the package qemu-system-x86"
+    else:
+        try:
+            fetch(kernel_named(series), progress=False)
+        except IophaseError as error:
+            reason = str(error)
+    if reason is None:
+        return
+    if os.environ.get(REQUIRE_LIVE) == "1":
+        pytest.fail(f"{REQUIRE_LIVE}=1, but {reason}", pytrace=False)
+    pytest.skip(f"{reason} (set {REQUIRE_LIVE}=1 to fail instead)")
+
+
+@pytest.mark.parametrize("series", CHOSEN)
+def test_every_backend_measures_the_truth_in_a_stock_kernel(
+    series: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require_lab(series)
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"),
+        *("--tb=short", "--basetemp", str(tmp_path / "traces"), "tests/matrix"),
+    ]
+    with capsys.disabled():
+        result = run_in_lab(
+            series,
+            command,
+            output=tmp_path,
+            timeout_s=GUEST_TIMEOUT_S,
+            environment={REQUIRE_LIVE: "1"},
+            progress=False,
+        )
+    assert result.release.startswith(f"{series}.")
+    assert result.exit_code == 0
