@@ -16,10 +16,10 @@ LINT := $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN
 # Under sudo everything made here goes to the caller, however the recipe ends.
 OWN := trap '.ci/setup own' EXIT
 
-.PHONY: help setup demo test check format bench lab wheel man clean
+.PHONY: help setup demo test check format bench lab lab-test accuracy wheel man clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
 setup: ## install what is missing: BCC, .venv, the pinned Python packages, iophase
 	@.ci/setup run
@@ -51,6 +51,15 @@ bench: ## what tracing costs, and how fast the tools are; takes minutes (root)
 lab: ## the same in another kernel, in QEMU: make lab KERNEL=6.1 ARGS='run epoll'
 	@.ci/setup dev
 	@$(OWN); $(BIN)/iophase lab $(KERNEL) -- $(ARGS)
+
+lab-test: ## the tests of every backend in another kernel: make lab-test KERNEL=5.10
+	@.ci/setup dev
+	@$(OWN); IOPHASE_REQUIRE_LIVE=1 IOPHASE_LAB_KERNELS=$(KERNEL) \
+	    $(BIN)/python -m pytest -s tests/tracer/test_kernels.py
+
+accuracy: ## what each backend says of one workload in another kernel: make accuracy KERNEL=6.1
+	@.ci/setup dev
+	@$(OWN); $(BIN)/iophase lab --exec $(KERNEL) -- $(BIN)/python -m tests.matrix.accuracy
 
 wheel: ## build/iophase-*.whl
 	@.ci/setup run

@@ -51,7 +51,7 @@ def test_every_backend_measures_the_truth_in_a_stock_kernel(
     require_lab(series)
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"),
-        *("--tb=short", "--basetemp", str(tmp_path / "traces"), "tests/matrix"),
+        *("--tb=short", "tests/matrix"),
     ]
     with capsys.disabled():
         result = run_in_lab(
