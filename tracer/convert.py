@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probes.layout import KINDS, NAME, SOCKET, THREAD
 from tracer.columns import (
@@ -30,6 +31,7 @@ from tracer.columns import (
 )
 from tracer.csvfiles import CsvFiles
 from tracer.errors import IophaseError
+from tracer.narrowing import Narrowing
 from tracer.order import TimeOrder, take
 from tracer.ring import Records
 from tracer.spool import Spool, open_spool
@@ -43,6 +45,11 @@ CSV_COLUMNS = {
     "sockets.csv": SOCKETS_COLUMNS,
 }
 """The files of a trace and their columns."""
+
+_SOCKET_FIELDS = tuple(
+    name for name in SOCKET.names or () if name.startswith(("socket", "local", "remote", "pro"))
+)
+_SOCKET_FIELDS_TYPE = np.dtype([(name, SOCKET[name]) for name in _SOCKET_FIELDS])
 
 Progress = Callable[[int, int], object]
 """Called with the records that are converted and with their total."""
@@ -60,6 +67,8 @@ class Converted:
     """Rows written to calls.csv, deliveries.csv and threads.csv."""
     unreadable: int = 0
     """Records of no known kind: left by a crash of the machine, and left out."""
+    left_out: int = 0
+    """Records that the recording was told to leave out."""
     unclosed_calls: int = 0
     """Calls whose phases add up to more than their duration: a defect of a probe."""
     unclosed_threads: int = 0
@@ -93,19 +102,22 @@ def convert(
     paths: Mapping[str, Path],
     *,
     model: str | None = None,
+    narrowing: Narrowing | None = None,
     progress: Progress | None = None,
 ) -> Converted:
     """Write the CSV files of the records in ``spool``, and return what there was.
 
-    ``paths`` says where each file of ``CSV_COLUMNS`` goes; nothing may be there yet. When anything
-    fails, a Ctrl-C included, what was written is removed, and the spool is as before.
+    ``narrowing`` leaves calls, deliveries and threads out. ``paths`` says where each file of
+    ``CSV_COLUMNS`` goes; nothing may be there yet. When anything fails, a Ctrl-C included, what was
+    written is removed, and the spool is as before.
     Raises IophaseError when the spool cannot be read or a file cannot be written.
     """
     opened = open_spool(spool)
     columns = {paths[name]: CSV_COLUMNS[name] for name in CSV_COLUMNS}
     try:
         with CsvFiles(columns) as csv:
-            return _convert(opened, csv, paths, model, progress or _silent)
+            wanted = narrowing or Narrowing()
+            return _convert(opened, csv, paths, model, wanted, progress or _silent)
     except OSError as error:
         raise IophaseError(
             f"{error.filename}: cannot be written: {error.strerror}; all records are kept in"
@@ -122,6 +134,7 @@ def _convert(
     csv: CsvFiles,
     paths: Mapping[str, Path],
     model: str | None,
+    narrowing: Narrowing,
     progress: Progress,
 ) -> Converted:
     total = len(spool.records)
@@ -131,11 +144,16 @@ def _convert(
     few = _set_aside(spool, order, done)
     names = Names(few["NAME"].view(NAME))
     threads, sockets = few["THREAD"].view(THREAD), few["SOCKET"].view(SOCKET)
+    if narrowing:
+        threads = _kept(threads, narrowing.threads(threads), done)
     done.count_threads(threads)
     csv.append(paths["threads.csv"], lambda: threads_table(threads, names, model))
-    csv.append(paths["sockets.csv"], lambda: sockets_table(sockets))
-    converted = len(threads) + len(sockets) + len(few["NAME"]) + done.unreadable
+    csv.append(paths["sockets.csv"], lambda: sockets_table(_different(sockets)))
+    converted = len(few["THREAD"]) + len(sockets) + len(few["NAME"]) + done.unreadable
     for batch in order.batches():
+        converted += len(batch)
+        if narrowing:
+            batch = _kept(batch, narrowing.calls(batch, sockets), done)
         calls = take(batch, np.flatnonzero(batch["kind"] == KINDS["CALL"]))
         arrivals = take(batch, np.flatnonzero(delivered(batch)))
         done.count_calls(calls)
@@ -143,9 +161,24 @@ def _convert(
         csv.append(paths["calls.csv"], partial(calls_table, calls, names, spool.calls))
         csv.append(paths["deliveries.csv"], partial(deliveries_table, arrivals))
         spool.release()
-        converted += len(batch)
         progress(converted, total)
     return done
+
+
+def _kept(records: Records, wanted: NDArray[np.bool_], done: Converted) -> Records:
+    """Return the wanted records; count the others as left out."""
+    done.left_out += len(records) - int(np.count_nonzero(wanted))
+    return take(records, np.flatnonzero(wanted))
+
+
+def _different(sockets: Records) -> Records:
+    """Return SOCKET records without those that say the same of a socket as an earlier one.
+
+    A socket that was open before is known from the beginning, and seen again when it is used.
+    """
+    said = np.ascontiguousarray(sockets[list(_SOCKET_FIELDS)]).astype(_SOCKET_FIELDS_TYPE)
+    _, first = np.unique(said.view(f"V{said.dtype.itemsize}"), return_index=True)
+    return take(sockets, np.sort(first))
 
 
 def _set_aside(spool: Spool, order: TimeOrder, done: Converted) -> dict[str, Records]:

@@ -19,7 +19,11 @@ from probes.program import RING_BYTES, Program
 from tracer import processes
 from tracer.errors import USAGE, IophaseError
 from tracer.host import require_tracing
-from tracer.ring import Drain, RingReader
+from tracer.procnet import open_sockets_of, same_network
+from tracer.ring import Drain, Records, RingReader
+from tracer.scope import Scope
+from tracer.sockdiag import OpenSocket, open_sockets, socket_records
+from tracer.standing import standing_of
 from tracer.tracedir import create
 from tracer.traceinfo import Clock, Counts, ProbeState, Target, TraceInfo
 from tracer.version import __version__
@@ -49,6 +53,7 @@ class Session:
         *,
         model: str | None = None,
         command: list[str] | None = None,
+        scope: Scope | None = None,
         force: bool = False,
     ) -> None:
         """Create the trace directory; nothing is traced yet.
@@ -57,7 +62,9 @@ class Session:
         directory cannot be made.
         """
         self._program = program
-        self._info = _new_info(program, model, command)
+        self._info = _new_info(program, model, command, scope or Scope())
+        self._known: list[Records] = []
+        self._draining = False
         self._directory = create(output, self._info, CALLS, force)
         self._stopped = False
         with contextlib.ExitStack() as stack:
@@ -113,34 +120,81 @@ class Session:
         ``comm`` is their name where they have not got it yet, because they will exec. Raises
         ``IophaseError`` when one of them does not exist.
         """
-        if not self._info.targets:
+        self._follow(pids, comm, gone_too=False)
+
+    def pick_up(self, pids: Sequence[int]) -> None:
+        """Trace processes that have appeared, unless they are targets already, or gone again."""
+        known = {target["pid"] for target in self._info.targets}
+        if new := [pid for pid in pids if pid not in known]:
+            self._follow(new, None, gone_too=True)
+
+    def found_within(self, latency_s: float) -> None:
+        """Note how late processes that appeared may have been picked up."""
+        selection = {**(self._info.selection or {}), "latency_s": round(latency_s, 3)}
+        self._info = replace(self._info, selection=selection)
+
+    def _follow(self, pids: Sequence[int], comm: str | None, gone_too: bool) -> None:
+        if not self._draining:
             self._drain.start()  # not before: privileges are given up per thread
+            self._draining = True
+        opened: list[int] = []
         with self._program.opening():
             for pid in pids:
-                self._open_target(pid, comm)
+                if family := self._open_target(pid, comm):
+                    opened += family
+                elif not gone_too:
+                    raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
+        self._note_what_stands(opened)
         self._directory.update(self._info)
 
-    def _open_target(self, pid: int, comm: str | None) -> None:
-        """Trace a process and what it has forked already; what it forks later follows by itself."""
+    def _open_target(self, pid: int, comm: str | None) -> list[int]:
+        """Trace a process by the user's wish, with what it has forked; return all their numbers.
+
+        What they fork from then on follows by itself. Nothing is returned if there is no process.
+        """
         comm = comm or processes.comm_of(pid)
         if not self._open_process(pid):
-            raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
-        for child in processes.descendants_of(pid):
-            self._open_process(child)
+            return []
         target = Target(pid=pid, comm=comm)
         self._info = replace(self._info, targets=[*self._info.targets, target])
+        family = [pid]
+        for _ in range(_FOLLOW_ROUNDS):
+            new = [child for child in processes.descendants_of(pid) if child not in family]
+            if not new:
+                break
+            for child in new:
+                self._open_process(child)
+            family += new
+        return family
 
     def _open_process(self, pid: int) -> bool:
-        """Trace all threads of a process; return whether there were any that were not traced."""
+        """Trace all threads of a process; return whether any is traced now."""
         for port in processes.local_ports(pid):
             self._program.watch_port(port)
         found = False
         for _ in range(_FOLLOW_ROUNDS):
             new = [self._program.open_thread(thread) for thread in processes.threads_of(pid)]
-            found = found or any(new)
             if not any(new):
                 break
-        return found
+            found = True
+        return found or pid in self._program.tids()
+
+    def _note_what_stands(self, pids: Sequence[int]) -> None:
+        """Keep what processes had open and set up before."""
+        standing = [found for pid in pids if (found := standing_of(pid)) is not None]
+        self._info = replace(self._info, standing=[*self._info.standing, *standing])
+        inodes: set[int] = set()
+        for pid in pids:
+            own = processes.socket_inodes(pid)
+            if same_network(pid):
+                inodes |= own
+            else:
+                self._note_sockets(open_sockets_of(pid, own))
+        self._note_sockets(open_sockets(inodes))
+
+    def _note_sockets(self, sockets: list[OpenSocket]) -> None:
+        if sockets:
+            self._known.append(socket_records(sockets, 0, time.monotonic_ns()))
 
     def stop(self) -> None:
         """End every ledger now, and take what is left in the ring; does nothing the second time.
@@ -155,6 +209,8 @@ class Session:
         self._info = replace(self._info, stopped=stopped)
         try:
             self._drain.stop()
+            for records in self._known:
+                self._directory.spool.append(records)
         finally:
             self._info = self._with_counts(self._program.counters())
             self._directory.update(self._info)
@@ -185,9 +241,11 @@ class Session:
             self._directory.abandon()
 
     def _with_counts(self, counters: Counters) -> TraceInfo:
+        emitted = _counts(counters.emitted, counters.embedded)
+        emitted["total"] += sum(map(len, self._known))
         return replace(
             self._info,
-            emitted=_counts(counters.emitted, counters.embedded),
+            emitted=emitted,
             lost=_counts(counters.lost, 0),
             merged=counters.merged,
             returns_missed=counters.returns_missed,
@@ -215,7 +273,9 @@ def attached_program(
         yield program
 
 
-def _new_info(program: Program, model: str | None, command: list[str] | None) -> TraceInfo:
+def _new_info(
+    program: Program, model: str | None, command: list[str] | None, scope: Scope
+) -> TraceInfo:
     now = Clock(monotonic_ns=time.monotonic_ns(), realtime_ns=time.time_ns())
     return TraceInfo(
         iophase=__version__,
@@ -226,6 +286,8 @@ def _new_info(program: Program, model: str | None, command: list[str] | None) ->
         clock=now,
         started=now["monotonic_ns"],
         model=model,
+        selection=scope.selection,
+        narrowed=scope.narrowing.as_dict(),
         command=command,
         resolution_ns=program.resolution_ns,
     )

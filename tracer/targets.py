@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,7 +14,7 @@ from typing import Any
 from tracer import processes
 from tracer.errors import USAGE, IophaseError
 
-__all__ = ("Targets", "add_arguments", "chosen")
+__all__ = ("Appearing", "Targets", "check_threads", "chosen")
 
 _COMM_BYTES = 15
 """TASK_COMM_LEN - 1: the kernel keeps no more of a name."""
@@ -24,7 +24,7 @@ _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 
 LOOK_S = 0.1
 """How often it is looked for processes that appear ..."""
-_LOOK_SHARE = 0.02
+_LOOK_SHARE = 0.05
 """... but looking may take no more of a CPU than this."""
 
 
@@ -141,22 +141,29 @@ class Appearing:
         return found
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add what names the targets."""
-    group = parser.add_argument_group("targets")
-    add = group.add_argument
-    add("-p", "--pid", metavar="PID", help="this process (several: 12,34)")
-    add("--comm", metavar="NAME", help="every process of this name")
-    add("--port", type=int, metavar="N", help="who listens on this TCP or UDP port")
-    add("--cgroup", metavar="PATH",
-        help="every process in this cgroup; or a systemd unit, or a container's id")  # fmt: skip
-    add("--wait", action="store_true", help="wait for them, and for others after their end")
+def _process_of_thread(tid: int) -> int:
+    """Return the process of a thread; raise ``IophaseError`` when there is none."""
+    status = _status(tid)
+    if not status:
+        raise IophaseError(f"thread {tid}: there is none: nothing to trace", USAGE)
+    return int(status["Tgid"])
 
 
-def chosen(args: Namespace, command: list[str]) -> Targets:
+def check_threads(tids: tuple[int, ...], pids: list[int]) -> None:
+    """Raise ``IophaseError`` for a thread of a process that is not traced."""
+    for tid in tids:
+        if (pid := _process_of_thread(tid)) not in pids:
+            raise IophaseError(
+                f"thread {tid} is of process {pid} ({processes.comm_of(pid)}), which is not among"
+                " the targets: they contradict each other; leave one out",
+                USAGE,
+            )
+
+
+def chosen(args: Namespace, command: list[str], tids: tuple[int, ...] = ()) -> Targets:
     """Return the targets that the arguments name; raise ``IophaseError`` for nonsense.
 
-    ``command`` excludes every other target.
+    ``command`` excludes every other target; without any, threads ``tids`` name their processes.
     """
     named = [
         option
@@ -168,6 +175,8 @@ def chosen(args: Namespace, command: list[str]) -> Targets:
         raise IophaseError(
             f"{args.verb}: {extra} and -- COMMAND contradict each other: leave one out", USAGE
         )
+    if not command and not named and tids:
+        return Targets(pids=tuple(dict.fromkeys(map(_process_of_thread, tids))))
     if not command and not named:
         ways = "-p PID, --comm NAME, --port N, --cgroup PATH, or -- COMMAND"
         raise IophaseError(f"{args.verb}: name a target: {ways}", USAGE)

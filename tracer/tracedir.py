@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tracer.convert import CSV_COLUMNS, Converted, Progress, convert
 from tracer.errors import USAGE, IophaseError
+from tracer.narrowing import Narrowing
 from tracer.newfile import new_directory, new_file, sync_directory
 from tracer.spool import NamedCall, SpoolWriter
 from tracer.traceinfo import TraceInfo
@@ -205,7 +206,8 @@ def _complete(
             leftover.unlink(missing_ok=True)
     except OSError as error:
         raise _cannot_finish(path, error) from error
-    done = convert(path / _SPOOL, partial, model=info.model, progress=progress)
+    narrowing = Narrowing.from_dict(info.narrowed)
+    done = convert(path / _SPOOL, partial, model=info.model, narrowing=narrowing, progress=progress)
     info = info.with_converted(done)
     try:
         _write_info(path, info)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypedDict
 
 from tracer.convert import Converted
+from tracer.standing import Standing
 
 __all__ = ("SCHEMA", "Clock", "Counts", "ProbeState", "Target", "TraceInfo")
 
@@ -64,6 +65,10 @@ class TraceInfo:
     schema: int = SCHEMA
     cut_short: bool = False
     targets: list[Target] = field(default_factory=list)
+    selection: dict[str, Any] | None = None
+    narrowed: dict[str, Any] | None = None
+    left_out: int = 0
+    standing: list[Standing] = field(default_factory=list)
     command: list[str] | None = None
     model: str | None = None
     workload: dict[str, Any] | None = None
@@ -82,11 +87,12 @@ class TraceInfo:
             calls=done.calls,
             deliveries=done.deliveries,
             threads=done.threads,
-            total=done.records - done.unreadable,
+            total=done.records - done.unreadable - done.left_out,
         )
         return replace(
             self,
             recorded=recorded,
+            left_out=done.left_out,
             stopped=done.last_ns if self.stopped is None else self.stopped,
             unclosed=done.unclosed_calls + done.unclosed_threads,
         )

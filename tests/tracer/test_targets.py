@@ -16,7 +16,8 @@ import pytest
 
 from tracer import cgroups, targets
 from tracer.errors import USAGE, IophaseError
-from tracer.targets import Targets, add_arguments, chosen
+from tracer.target_arguments import add_targets
+from tracer.targets import Targets, chosen
 
 NAME = "iophase-asleep"
 PATIENCE_S = 10
@@ -42,7 +43,7 @@ def sleeper(tmp_path: Path) -> Iterator[int]:
 
 def parsed(*arguments: str, command: list[str] | None = None) -> Targets:
     parser = ArgumentParser()
-    add_arguments(parser)
+    add_targets(parser)
     args = parser.parse_args(arguments)
     args.verb = "record"
     return chosen(args, command or [])

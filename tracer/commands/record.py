@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 from tracer import progress
 from tracer.errors import FAILED, LOST, USAGE, IophaseError
+from tracer.target_arguments import add_narrowing, add_targets
 
 if TYPE_CHECKING:
     from tracer.launched import Launched
+    from tracer.scope import Scope
     from tracer.session import Session
     from tracer.stopping import Wish
+    from tracer.targets import Targets
     from tracer.traceinfo import TraceInfo
 
 __all__ = ("Record",)
@@ -33,21 +36,25 @@ _COMMAND_WIDTH = 50
 
 
 class Record:
-    """Trace a running program, or a command, until Ctrl-C or its end.
+    """Trace running programs, or a command, until Ctrl-C or their end.
 
-    Follows all threads of the process, and what it forks. Leaves a trace directory and prints its
-    summary. Only the named processes are traced; no payload byte is ever read.
+    Follows all threads of the processes, and what they fork. Leaves a trace directory and prints
+    its summary. Only the named processes are traced; no payload byte is ever read. Processes are
+    also found by what they are, then those that appear later are traced, too; several conditions
+    narrow each other down.
 
     Examples:
       sudo iophase record -p 1234                  a running server, until Ctrl-C
       sudo iophase record -p 1234,1240 -d 10       two of them, for ten seconds
+      sudo iophase record --port 6379              whoever listens there
+      sudo iophase record --comm nginx --wait      every nginx, also those started later
+      sudo iophase record --cgroup nginx.service --peer 10.0.0.0/8
       sudo iophase record -o traces/curl -- curl -s http://127.0.0.1:8080/
     """
 
     def prepare_parser(self, parser: ArgumentParser) -> None:
         """Add the target and the output."""
         add = parser.add_argument
-        add("-p", "--pid", metavar="PID", help="trace this process (several: 12,34)")
         add("-d", "--duration", type=float, metavar="S", help="stop after so many seconds")
         add("-o", "--output", type=Path, metavar="DIR", help="where (default: traces/record-TIME)")
         add("--force", action="store_true", help="replace the trace that is there")
@@ -55,6 +62,8 @@ class Record:
             help="attach functions this way only (default: the best that works)")  # fmt: skip
         add("--strict", action="store_true", help="exit with 3 when records were lost")
         add("--ring", type=_ring_bytes, metavar="MIB", help="ring buffer (a power of two; 16)")
+        add_targets(parser)
+        add_narrowing(parser)
         add("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="start and trace it")
 
     def run(self, args: Namespace) -> int:
@@ -65,13 +74,15 @@ class Record:
         from tracer.session import Session, attached_program
         from tracer.stopping import stopping
 
-        command, pids = _target(args)
+        command = _command(args)
+        scope, wanted = _wanted(args, command)
+        pids = _found(wanted, scope)
         output = args.output or Path("traces") / time.strftime("record-%Y%m%d-%H%M%S")
         with contextlib.ExitStack() as stack:
             wish = stack.enter_context(stopping())
             program = stack.enter_context(attached_program(args.backend, args.ring or RING_BYTES))
             session = stack.enter_context(
-                Session(program, output, command=command or None, force=args.force)
+                Session(program, output, command=command or None, scope=scope, force=args.force)
             )
             launched = Launched(command) if command else None
             if launched is not None:
@@ -80,11 +91,13 @@ class Record:
             privileges.drop()
             with wish.heeded():
                 session.follow(pids, comm=_comm(command))
-                _announce(session, command, args.duration)
+                _announce(session, wanted, command, args.duration)
                 if launched is not None:
                     launched.go()
-                _wait(session, launched, wish, args.duration)
+                _wait(session, wanted, launched, wish, args.duration)
                 session.stop()
+                if not session.targets:
+                    raise IophaseError(f"{wanted}: none has appeared: nothing was recorded")
             with progress.conversion("writing the trace") as show:
                 info = session.save(progress=show)
         _report(output)
@@ -99,22 +112,36 @@ def _ring_bytes(text: str) -> int:
     return size
 
 
-def _target(args: Namespace) -> tuple[list[str], list[int]]:
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if bool(command) == bool(args.pid):
-        raise IophaseError("record: name one target: -p PID, or -- COMMAND", USAGE)
-    try:
-        pids = [int(pid) for pid in (args.pid or "").split(",") if pid]
-    except ValueError:
-        raise IophaseError(f"record: -p {args.pid}: not a list of process numbers", USAGE) from None
+def _command(args: Namespace) -> list[str]:
+    command: list[str] = args.command[1:] if args.command[:1] == ["--"] else args.command
     if command and shutil.which(command[0]) is None:
         raise IophaseError(
             f"{command[0]}: no such command, or not executable: check the name", USAGE
         )
-    for pid in pids:
-        if not Path(f"/proc/{pid}").exists():
-            raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
-    return command, pids
+    return command
+
+
+def _wanted(args: Namespace, command: list[str]) -> tuple[Scope, Targets]:
+    from tracer.narrowing import narrowing
+    from tracer.scope import Scope
+    from tracer.targets import chosen
+
+    narrowed = narrowing(args)
+    targets = chosen(args, command, narrowed.tids)
+    return Scope(targets.as_dict() or None, narrowed), targets
+
+
+def _found(targets: Targets, scope: Scope) -> list[int]:
+    """Return the processes to begin with; raise ``IophaseError`` where there must be one."""
+    from tracer.targets import check_threads
+
+    pids = targets.find()
+    if not targets.wait:
+        if targets.searching and not pids:
+            raise targets.nothing()
+        if pids:
+            check_threads(scope.narrowing.tids, pids)
+    return pids
 
 
 def _comm(command: list[str]) -> str | None:
@@ -122,25 +149,39 @@ def _comm(command: list[str]) -> str | None:
     return Path(command[0]).name[:_COMM_LENGTH] if command else None
 
 
-def _announce(session: Session, command: list[str], duration: float | None) -> None:
+def _announce(
+    session: Session, wanted: Targets, command: list[str], duration: float | None
+) -> None:
     what = ", ".join(f"{target['comm']} ({target['pid']})" for target in session.targets)
+    if wanted.searching:
+        what = f"{wanted} ({len(session.targets)} now)"
     if command:
         what = shlex.join(command)
         what = what if len(what) <= _COMMAND_WIDTH else what[:_COMMAND_WIDTH] + " ..."
     until = "until it ends" if len(session.targets) == 1 else "until they end"
-    end = f"for {duration:g} s" if duration else until
+    end = f"for {duration:g} s" if duration else "until Ctrl-C" if wanted.wait else until
     progress.step(f"Tracing {what} {end} ... Hit Ctrl-C to end.")
 
 
-def _wait(session: Session, launched: Launched | None, wish: Wish, duration: float | None) -> None:
+def _wait(
+    session: Session,
+    wanted: Targets,
+    launched: Launched | None,
+    wish: Wish,
+    duration: float | None,
+) -> None:
     began = time.monotonic()
+    appearing = wanted.appearing()
     limit = began + duration if duration else float("inf")
     with progress.status() as show:
-        while not session.failed and not _over(session, launched):
+        while not session.failed and (wanted.wait or not _over(session, launched)):
             if wish.wait(min(_LOOK_S, max(0.0, limit - time.monotonic()))):
                 return
             if time.monotonic() >= limit:
                 return
+            if wanted.searching:
+                session.pick_up(appearing.look())
+                session.found_within(appearing.latency_s)
             show(f"{time.monotonic() - began:.0f} s, {session.records:,} records")
 
 
