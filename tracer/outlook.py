@@ -22,14 +22,18 @@ class Prospect:
     name: str
     phase: str
     """The phase or the figure that it gives."""
+    since: str
+    """The first kernel that has it; of functions the first supported one."""
     backend: str | None
-    """The best backend that will be tried; None if there is none."""
+    """By what it will be attached; None if it will not be."""
     detail: str
-    """Why there is none."""
+    """Why it will not be, or not by a better backend."""
     without: str
     """What is lost without it."""
     stand_in: tuple[str, ...] = ()
     """Tracepoints of this kernel that give the same less exactly."""
+    needed: bool = True
+    """False where a better probe gives the same."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,8 @@ class Outlook:
     probes: tuple[Prospect, ...]
 
     def with_backend(self) -> tuple[Prospect, ...]:
-        """Return the probes that will be tried."""
+        """Return the probes that will be attached."""
         return tuple(probe for probe in self.probes if probe.backend is not None)
-
-    def replaced(self) -> tuple[Prospect, ...]:
-        """Return the probes for which tracepoints stand in."""
-        return tuple(p for p in self.probes if p.backend is None and p.stand_in)
-
-    def absent(self) -> tuple[Prospect, ...]:
-        """Return the probes whose figures cannot be had."""
-        return tuple(p for p in self.probes if p.backend is None and not p.stand_in)
 
 
 def look_ahead() -> Outlook:
@@ -67,22 +63,42 @@ def look_ahead() -> Outlook:
 
 
 def _prospects(plan: Plan) -> list[Prospect]:
+    """Foretell each step: functions first, as they are attached, because they spare tracepoints."""
     from probes.catalogue import Function
 
-    tracepoints = {step.symbol for step in plan.steps if _is_tracepoint_of_this_kernel(step)}
-    found = []
-    for step in plan.steps:
-        probe = step.probe
-        backend: str | None = step.backends[0] if step.backends else None
-        detail = step.detail
-        stand_in: tuple[str, ...] = ()
-        if isinstance(probe, Function):
-            if set(probe.stand_in) <= tracepoints:
-                stand_in = probe.stand_in
-        elif step.symbol not in tracepoints:
-            backend, detail = None, f"not in this kernel (since {probe.since})"
-        found.append(Prospect(step.symbol, probe.phase, backend, detail, probe.without, stand_in))
-    return found
+    here = {step.symbol for step in plan.steps if _is_tracepoint_of_this_kernel(step)}
+    spared: dict[str, str] = {}
+    found: dict[str, Prospect] = {}
+    for step in sorted(plan.steps, key=lambda step: not isinstance(step.probe, Function)):
+        prospect = _prospect(step, here, spared)
+        found[step.symbol] = prospect
+        better = spared.get(step.symbol, step.symbol)
+        if prospect.backend is not None or not prospect.needed:
+            spared.update(dict.fromkeys(step.probe.stand_in, better))
+    return [found[step.symbol] for step in plan.steps]
+
+
+def _prospect(step: Step, here: set[str], spared: dict[str, str]) -> Prospect:
+    from probes.catalogue import Function
+
+    probe = step.probe
+    backend: str | None = step.backends[0] if step.backends else None
+    detail, needed = step.detail, step.symbol not in spared
+    if not needed:
+        backend, detail = None, f"not needed: {spared[step.symbol]} is attached"
+    elif not isinstance(probe, Function) and step.symbol not in here:
+        backend, detail = None, f"not in this kernel (since {probe.since})"
+    stand_in = probe.stand_in if set(probe.stand_in) <= here else ()
+    return Prospect(
+        name=step.symbol,
+        phase=probe.phase,
+        since=probe.since,
+        backend=backend,
+        detail=detail,
+        without=probe.without,
+        stand_in=stand_in,
+        needed=needed,
+    )
 
 
 def _is_tracepoint_of_this_kernel(step: Step) -> bool:

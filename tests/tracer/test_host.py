@@ -137,6 +137,6 @@ def test_doctor_foretells_the_backend_and_the_probes_of_a_recording(tmp_path: Pa
     assert outlook["backend"] == trace["backend"]
     foretold = {probe["name"] for probe in outlook["probes"] if probe["backend"] is not None}
     attached = {probe["name"] for probe in trace["probes"] if probe["attached"] is not None}
-    assert attached <= foretold
-    spared = {name for probe in outlook["probes"] for name in probe["stand_in"]}
-    assert foretold - attached <= spared
+    assert attached == foretold
+    by_name = {probe["name"]: probe["attached"] for probe in trace["probes"]}
+    assert {p["name"]: p["backend"] for p in outlook["probes"]} == by_name

@@ -89,15 +89,17 @@ def _print_checks(host: Host, findings: list[Check]) -> None:
 
 
 def _print_outlook(outlook: Outlook) -> None:
-    tried = outlook.with_backend()
-    print(f"\nBackend: {outlook.backend}, with {len(tried)} of {len(outlook.probes)} probes")
+    attached = len(outlook.with_backend())
+    print(f"\nBackend: {outlook.backend}, with {attached} of {len(outlook.probes)} probes")
     for backend, reason in outlook.refused.items():
         print(f"  {backend:24} {reason}")
-    if replaced := outlook.replaced():
-        print("\nLess exactly than by the function itself")
-        for probe in replaced:
-            print(f"  {probe.name:24} {probe.without}\n  {'':24} -> {', '.join(probe.stand_in)}")
-    if absent := outlook.absent():
-        print("\nNot on this host")
-        for probe in absent:
-            print(f"  {probe.name:24} {probe.without}")
+    print("\nAttach plan: nothing is attached for it")
+    print(f"  {'probe':24} {'gives':11} {'since':7} attached by")
+    for probe in outlook.probes:
+        how = probe.backend or f"- ({probe.detail})"
+        print(f"  {probe.name:24} {probe.phase:11} {probe.since:7} {how}")
+        if probe.backend is None and probe.needed:
+            lost = f"without it: {probe.without}"
+            if probe.stand_in:
+                lost = f"less exactly by {', '.join(probe.stand_in)}: {probe.without}"
+            print(f"  {'':24} -> {lost}")
