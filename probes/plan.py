@@ -74,7 +74,7 @@ def _fentry_refusal(symbol: str = _TRIAL_FUNCTION) -> str | None:
     try:
         os.close(syscall.load_fentry(found[0]))
     except OSError as error:
-        return f"refused by this kernel: {error.strerror}"
+        return f"{symbol} refused by this kernel: {error.strerror}"
     return None
 
 

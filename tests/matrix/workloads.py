@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import select
 import socket
@@ -140,18 +139,3 @@ def _waiting(call: str, ends: list[socket.socket]) -> Callable[[], object]:
     for end in ends:
         asked.register(end, select.POLLIN)
     return asked.poll
-
-
-def program_ids() -> set[int]:
-    """Return the identities of all BPF programs in the kernel, by bpftool."""
-    import json
-    import subprocess
-
-    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
-    shown = subprocess.run(
-        ["bpftool", "-j", "prog", "list"],
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return {program["id"] for program in json.loads(shown.stdout)}

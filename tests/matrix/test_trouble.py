@@ -1,0 +1,140 @@
+"""A backend that is refused, a function that has gone, a tracer that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from probes.catalogue import Function
+from probes.errors import ProbeError
+from probes.plan import BACKENDS, Backend, Plan, make_plan, refusals
+from probes.program import Program
+from tests.live.recording import assert_closed, record, total
+from tests.live.target import Target, asleep, tcp_pair
+from tests.matrix.workloads import paused
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+
+GONE = "tcp_recvmsg"
+ATTACH_S = 300.0
+"""For a tracer to start, which compiles its programs; emulated it takes a minute."""
+SETTLE_S = 20.0
+"""For the kernel to let go of what a killed process held (RCU)."""
+SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+
+
+def test_a_forced_backend_that_is_refused_says_why_and_names_one_that_works(live: None) -> None:
+    refused = refusals()
+    if not refused:
+        pytest.skip("this kernel refuses no backend")
+    works = next(backend for backend in BACKENDS if backend not in refused)
+    for backend, reason in refused.items():
+        with pytest.raises(ProbeError) as caught:
+            make_plan(backend)
+        assert str(caught.value) == f"{backend}: {reason}; use --backend {works}"
+
+
+def without(plan: Plan, symbol: str) -> Plan:
+    """Return the plan of a kernel that has no such function."""
+    steps = [
+        step._replace(backends=(), detail="this kernel has no such function")
+        if step.symbol == symbol
+        else step
+        for step in plan.steps
+    ]
+    return plan._replace(steps=tuple(steps))
+
+
+def test_a_function_that_has_gone_costs_only_its_own_figure(
+    backend: Backend, compiled: Program, plans: dict[Backend, Plan], tmp_path: Path
+) -> None:
+    if backend == "tracepoint":
+        pytest.skip("it attaches no function")
+    compiled.detach()
+    compiled.attach(without(plans[backend], GONE))
+    try:
+        trace, pauses = paused(compiled, tmp_path / "trace", "blocking", 2, sleeps=True)
+    finally:
+        compiled.detach()
+    receives = trace.calls[trace.calls["call"] == "recvfrom"]
+    assert receives["function_ns"].isna().all()
+    assert receives["copy_ns"].notna().all()
+    assert total(receives["sleep_ns"]) >= sum(ended - began for began, ended in pauses)
+    assert trace.deliveries["notify_ns"].notna().any()
+    states = {probe["name"]: probe for probe in trace.meta["probes"]}
+    assert states[GONE]["attached"] is None
+    assert states[GONE]["detail"] == "this kernel has no such function"
+    assert states["sock_def_readable"]["attached"] == backend
+    assert_closed(trace)
+
+
+def test_the_trace_says_how_each_probe_is_attached_or_why_not(
+    backend: Backend, program: Program, tmp_path: Path
+) -> None:
+    left, right = tcp_pair()
+    with left, right:
+        trace, _ = record(
+            program, tmp_path / "trace", lambda: len(right.recv(1)), lambda _: left.send(b"x")
+        )
+    assert trace.meta["backend"] == backend
+    states = {probe["name"]: probe for probe in trace.meta["probes"]}
+    for step in program.plan.steps:
+        state = states[step.symbol]
+        assert (state["attached"] is None) == (state["detail"] is not None), state
+        if isinstance(step.probe, Function):
+            assert state["attached"] in (None, backend)
+            assert (state["hits"] is None) == (state["attached"] is None)
+    assert set(trace.meta["resolution_ns"]) == {
+        *("sleep", "runq", "spin", "check", "copy", "overhead"),
+    }
+
+
+def loaded_programs() -> set[int]:
+    """Return the identities of all BPF programs in the kernel, by bpftool."""
+    shown = subprocess.run(
+        ["bpftool", "-j", "prog", "list"],
+        env={**os.environ, "PATH": SYSTEM_PATH},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return {program["id"] for program in json.loads(shown.stdout)}
+
+
+def test_nothing_stays_attached_when_the_tracer_is_killed(
+    plans: dict[Backend, Plan], tmp_path: Path
+) -> None:
+    if shutil.which("bpftool", path=SYSTEM_PATH) is None:
+        pytest.skip("no bpftool here")
+    left, right = tcp_pair()
+    before = loaded_programs()
+    with left, right, Target(lambda: len(right.recv(1))) as target:
+        target.go()
+        asleep(target.pid)
+        command = [sys.executable, "-m", "tracer", "record", "-o", str(tmp_path / "trace")]
+        tracer = subprocess.Popen(
+            [*command, "--backend", next(iter(plans)), "-p", str(target.pid)],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            limit = time.monotonic() + ATTACH_S
+            while not (tmp_path / "trace" / "trace.json.partial").exists():
+                assert tracer.poll() is None and time.monotonic() < limit
+                time.sleep(0.05)
+            assert len(loaded_programs() - before) > 10
+        finally:
+            tracer.send_signal(signal.SIGKILL)
+            tracer.wait()
+        limit = time.monotonic() + SETTLE_S
+        while loaded_programs() - before and time.monotonic() < limit:
+            time.sleep(0.1)
+        assert not loaded_programs() - before
+        left.send(b"x")
+        assert target.result() == 1
