@@ -10,6 +10,8 @@ __all__ = (
     "CONTEXTS",
     "CPU_PHASES",
     "DELIVERIES",
+    "EVIDENCE",
+    "EVIDENCE_KEYS",
     "INTERESTS",
     "PHASES",
     "PHASE_COLUMNS",
@@ -139,5 +141,22 @@ SOCKETS = Table(
     },
     frozenset({"socket"}),
 )
+
+EVIDENCE_KEYS = ("pid", "tid", "context", "call")
+
+EVIDENCE = Table(
+    "evidence",
+    {
+        "pid": "int32",
+        "tid": "int32",
+        "context": "category",
+        "call": "category",
+        **dict.fromkeys(("calls", "slept", "again", "drained", "reported", "empty"), "int64"),
+        **dict.fromkeys(("unfinished", "received", "bytes", "single", "nfds_max"), "int64"),
+        **_nanoseconds(("duration_ns", *PHASE_COLUMNS)),
+    },
+    frozenset({"pid", "tid", "context", "call", "calls"}),
+)
+"""What each thread did with each call, added up; the calls of a recording without rows."""
 
 TABLES = (CALLS, DELIVERIES, THREADS, SOCKETS)

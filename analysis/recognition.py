@@ -1,0 +1,307 @@
+"""Which I/O model each process uses: concluded from what was seen, with the evidence.
+
+One process can use several models, an acceptor that blocks beside workers on epoll; then there are
+several answers. Where what was seen does not tell, the answer is ``unknown``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.activity import Activity, activities
+from analysis.evidence import evidence
+from analysis.load import Trace
+from analysis.schema import INTERESTS
+
+__all__ = ("MODELS", "Answer", "answers", "recognise")
+
+MODELS = (
+    "blocking", "non-blocking", "select", "poll", "epoll", "epoll level-triggered",
+    "epoll edge-triggered", "epoll one-shot", "signal-driven", "POSIX AIO", "native AIO",
+    "native AIO poll", "io_uring", "io_uring poll", "io_uring SQPOLL", "unknown",
+)  # fmt: skip
+"""``epoll`` alone: no ``epoll_ctl`` was seen, and nothing stood when tracing began."""
+
+_FAMILIES = {"select": ("select", "pselect6"), "poll": ("poll", "ppoll")}
+_EPOLL = ("epoll_wait", "epoll_pwait", "epoll_pwait2")
+_GETEVENTS = ("io_getevents", "io_pgetevents")
+_SIGNALS = ("rt_sigsuspend", "pause", "rt_sigtimedwait")
+_ACCEPTS = ("accept", "accept4")
+_RECEIVES = ("read", "readv", "recvfrom", "recvmsg", "recvmmsg")
+
+_SELDOM = 0.05
+"""A receive can sleep for another reason, a page that must be brought in, a lock: below this share
+of a thread's receives, and where something else waits for data, it says nothing of the model."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model that a process uses, in some of its threads, and what shows it."""
+
+    pid: int
+    comm: str
+    model: str
+    """One of ``MODELS``."""
+    tids: tuple[int, ...]
+    evidence: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.model}: {', '.join(self.evidence)}"
+
+
+def recognise(trace: Trace) -> list[Answer]:
+    """Return the answers for a trace, the process that received most first. Raises TraceError."""
+    return answers(evidence(trace), trace.threads, trace.meta.get("standing") or [])
+
+
+def answers(
+    found: pd.DataFrame, threads: pd.DataFrame, standing: Sequence[Mapping[str, Any]] = ()
+) -> list[Answer]:
+    """Return the answers for evidence, rows of ``threads.csv``, and what stood before."""
+    names = _names(threads)
+    interests = _interests(threads, standing)
+    grouped: dict[tuple[int, str], list[Activity]] = {}
+    nothing = dict.fromkeys(INTERESTS, 0)
+    received: dict[int, int] = {}
+    everything = activities(found)
+    signalled = {a.pid for a in everything if a.calls(*_SIGNALS) and _sigio(interests, a.pid)}
+    polled = {a.pid for a in everything if a.in_context("iou-sqp")}
+    for one in everything:
+        received[one.pid] = received.get(one.pid, 0) + one.total("bytes")
+        for model in _models(one, interests.get(one.pid, nothing), one.pid in signalled):
+            if model == "io_uring" and one.pid in polled:
+                model = "io_uring SQPOLL"
+            grouped.setdefault((one.pid, model), []).append(one)
+    _leave_out_signal_threads(grouped)
+    said = [
+        Answer(
+            pid,
+            names.get(pid, ""),
+            model,
+            tuple(sorted(one.tid for one in members)),
+            tuple(_reasons(model, Activity.together(members), interests.get(pid, nothing))),
+        )
+        for (pid, model), members in grouped.items()
+    ]
+    return sorted(said, key=lambda one: (-received[one.pid], one.pid, -len(one.tids)))
+
+
+def _leave_out_signal_threads(grouped: dict[tuple[int, str], list[Activity]]) -> None:
+    """Forget threads that only wait for signals, where others of their process do the work."""
+    for pid, model in [key for key in grouped if key[1] == "unknown"]:
+        if any(other == pid for other, known in grouped if known != "unknown"):
+            rest = [one for one in grouped[pid, model] if one.calls(*_SIGNALS) != one.calls()]
+            grouped[pid, model] = rest
+            if not rest:
+                del grouped[pid, model]
+
+
+def _names(threads: pd.DataFrame) -> dict[int, str]:
+    """Return what each process is called: its main thread's name, or that of any."""
+    ordered = threads.sort_values("tid", ascending=False)
+    main = ordered["pid"] == ordered["tid"]
+    named = pd.concat([ordered[~main], ordered[main]])
+    return dict(zip(named["pid"].astype(int), named["comm"].astype(str), strict=True))
+
+
+def _interests(
+    threads: pd.DataFrame, standing: Iterable[Mapping[str, Any]]
+) -> dict[int, dict[str, int]]:
+    """Return per process how often it asked to be told of sockets, and how, before and since."""
+    known = [name for name in INTERESTS if name in threads.columns]
+    total: dict[int, dict[str, int]] = {}
+    for row in threads.groupby("pid")[known].sum().reset_index().to_dict("records"):
+        total[int(row["pid"])] = {name: int(row.get(name, 0)) for name in INTERESTS}
+    for before in standing:
+        counts = total.setdefault(int(before["pid"]), dict.fromkeys(INTERESTS, 0))
+        for name in INTERESTS:
+            counts[name] += int(before.get(name, 0))
+    return total
+
+
+def _sigio(interests: Mapping[int, Mapping[str, int]], pid: int) -> bool:
+    return pid in interests and interests[pid]["sigio_sockets"] > 0
+
+
+def _models(one: Activity, interest: Mapping[str, int], signalled: bool) -> list[str]:
+    """Return the models that a thread's activity shows; ``unknown`` if there is none."""
+    if one.in_context("aio"):
+        return ["POSIX AIO"]
+    models = [*_asynchronous(one), *_multiplexing(one, interest)]
+    if signalled and one.calls(*_SIGNALS):
+        models.append("signal-driven")
+    if _blocks(one, waits=bool(models)):
+        models.append("blocking")
+    if not models and one.total("again", *_RECEIVES, *_ACCEPTS):
+        models.append("signal-driven" if signalled else "non-blocking")
+    return models or ["unknown"]
+
+
+def _asynchronous(one: Activity) -> list[str]:
+    if one.in_context("iou-sqp"):
+        return ["io_uring"]
+    models = []
+    if one.calls("io_uring") or one.total("bytes", "io_uring_enter") or one.in_context("iou-wrk"):
+        models.append("io_uring")
+    elif one.waits("io_uring_enter"):  # some libraries use a ring for other work only
+        models.append("io_uring poll" if one.total("bytes", *_RECEIVES) else "io_uring")
+    if one.total("bytes", "io_submit"):
+        models.append("native AIO")
+    elif one.calls("io_submit") and one.calls(*_GETEVENTS):
+        models.append("native AIO poll" if one.total("bytes", *_RECEIVES) else "native AIO")
+    return models
+
+
+def _multiplexing(one: Activity, interest: Mapping[str, int]) -> list[str]:
+    """Return the calls that really wait: that slept, or that reported something."""
+    models = [name for name, calls in _FAMILIES.items() if one.waits(*calls)]
+    if one.waits(*_EPOLL):
+        models.append(_epoll(interest))
+    return models
+
+
+def _epoll(interest: Mapping[str, int]) -> str:
+    if interest["epoll_oneshot"]:
+        return "epoll one-shot"
+    if interest["epoll_edge"]:
+        return "epoll edge-triggered"
+    return "epoll level-triggered" if interest["epoll_level"] else "epoll"
+
+
+def _blocks(one: Activity, *, waits: bool) -> bool:
+    slept = one.total("slept", *_RECEIVES)
+    enough = _SELDOM * one.calls(*_RECEIVES) if waits else 0
+    if slept > enough:
+        return True
+    return not waits and one.total("slept", *_ACCEPTS) > 0
+
+
+def _of(part: int, whole: int, what: str) -> str:
+    return f"{part:,} of {whole:,} {what}" if part != whole else f"all {whole:,} {what}"
+
+
+def _reasons(model: str, seen: Activity, interest: Mapping[str, int]) -> list[str]:
+    """Return what shows a model, in words with numbers."""
+    if model.startswith("epoll"):
+        return [*_triggers(model, interest), *_waiting(seen, _EPOLL), *_receiving(seen)]
+    if model in _FAMILIES:
+        return [*_waiting(seen, _FAMILIES[model]), *_receiving(seen)]
+    if model == "blocking":
+        return list(_blocking(seen))
+    if model == "non-blocking":
+        again = seen.total("again", *_RECEIVES)
+        asked = seen.calls(*_RECEIVES)
+        found = [_of(again, asked, "receives found nothing (EAGAIN)")] if asked else []
+        return [*found, "no call waits"]
+    if model == "signal-driven":
+        asked = interest["sigio_sockets"]
+        with_signal = f"{asked:,} socket{'s' * (asked != 1)} with O_ASYNC"
+        return [with_signal, *_slept_in(seen, _SIGNALS), *_receiving(seen)]
+    if model == "POSIX AIO":
+        calls = f"{seen.in_context('aio'):,} reads by glibc's helper threads"
+        return [calls, *_receiving(seen)]
+    if model.startswith("native AIO"):
+        return [*_aio(seen), *_receiving(seen)]
+    if model.startswith("io_uring"):
+        return [*_io_uring(seen), *_receiving(seen)]
+    return list(_undecided(seen))
+
+
+def _triggers(model: str, interest: Mapping[str, int]) -> list[str]:
+    level, edge, oneshot = (interest[f"epoll_{kind}"] for kind in ("level", "edge", "oneshot"))
+    total = level + edge
+    if model == "epoll":
+        return ["no epoll_ctl on a socket was seen: level- or edge-triggered is unknown"]
+    flag, count = {
+        "epoll one-shot": ("EPOLLONESHOT", oneshot),
+        "epoll edge-triggered": ("EPOLLET", edge),
+        "epoll level-triggered": ("neither EPOLLET nor EPOLLONESHOT", level),
+    }[model]
+    return [f"{_of(count, total, 'epoll_ctl on sockets')} with {flag}"]
+
+
+def _waiting(seen: Activity, calls: tuple[str, ...]) -> list[str]:
+    names = "/".join(name for name in calls if seen.calls(name))
+    total = seen.calls(*calls)
+    said = [f"{_of(seen.total('slept', *calls), total, names)} slept"]
+    if seen.total("single", *calls) == total:
+        said.append("always for one descriptor")
+    elif largest := max(seen.largest(name) for name in calls):
+        said.append(f"for up to {largest:,} descriptors")
+    return said
+
+
+def _slept_in(seen: Activity, calls: tuple[str, ...]) -> list[str]:
+    return [
+        f"{_of(seen.total('slept', name), seen.calls(name), name)} slept"
+        for name in calls
+        if seen.calls(name)
+    ]
+
+
+def _receiving(seen: Activity) -> list[str]:
+    """Say how the receives of the process's own threads went."""
+    asked, got = seen.calls(*_RECEIVES), seen.total("received", *_RECEIVES)
+    said = []
+    if got:
+        slept = seen.total("slept", *_RECEIVES)
+        said.append(
+            f"{_of(slept, asked, 'receives slept')}"
+            if slept
+            else f"none of {asked:,} receives slept"
+        )
+    if drained := seen.total("drained", *_RECEIVES):
+        said.append(f"{drained:,} times drained to EAGAIN")
+    elif again := seen.total("again", *_RECEIVES):
+        said.append(f"{again:,} found nothing (EAGAIN)")
+    if not seen.total("bytes") and (accepts := seen.calls(*_ACCEPTS)):
+        said.append(f"accepts ({accepts:,} calls), receives nothing")
+    return said
+
+
+def _blocking(seen: Activity) -> Iterable[str]:
+    if asked := seen.calls(*_RECEIVES):
+        yield f"{_of(seen.total('slept', *_RECEIVES), asked, 'receives slept')} until data came"
+    if slept := seen.total("slept", *_ACCEPTS):
+        yield f"{_of(slept, seen.calls(*_ACCEPTS), 'accepts slept')}"
+    if again := seen.total("again", *_RECEIVES):
+        yield f"{again:,} ended with EAGAIN (a time limit, or MSG_DONTWAIT)"
+
+
+def _aio(seen: Activity) -> Iterable[str]:
+    yield f"{seen.calls('io_submit'):,} io_submit"
+    if seen.total("bytes", "io_submit"):
+        yield (
+            f"{seen.total('bytes', 'io_submit'):,} bytes were received inside io_submit,"
+            f" which slept {seen.total('slept', 'io_submit'):,} times: not asynchronous"
+        )
+    yield from _slept_in(seen, _GETEVENTS)
+
+
+def _io_uring(seen: Activity) -> Iterable[str]:
+    if enters := seen.calls("io_uring_enter"):
+        slept = seen.total("slept", "io_uring_enter")
+        yield f"{_of(slept, enters, 'io_uring_enter')} slept"
+    for context, who in (
+        ("task-work", "in task work"),
+        ("iou-wrk", "by io_uring's workers"),
+        ("iou-sqp", "by the SQPOLL thread"),
+    ):
+        if calls := seen.in_context(context):
+            yield f"{calls:,} receives {who}"
+
+
+def _undecided(seen: Activity) -> Iterable[str]:
+    signals = seen.calls(*_SIGNALS)
+    if signals:
+        yield f"{signals:,} waits for signals, and no socket was seen to send any"
+    if got := seen.total("received", *_RECEIVES):
+        yield f"{got:,} receives found data at once: none waited, none failed"
+    elif asked := seen.calls(*_RECEIVES):
+        yield f"{asked:,} receives brought nothing and none waited"
+    if not signals and not seen.calls(*_RECEIVES):
+        yield ", ".join(f"{count:,} {name}" for name, count in seen.by_call()) + ": too little"
