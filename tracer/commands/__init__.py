@@ -12,7 +12,7 @@ from typing import Protocol
 
 __all__ = ("VERBS", "Command")
 
-VERBS = ("doctor", "models", "run", "record", "report", "export", "serve", "load", "lab")
+VERBS = ("doctor", "models", "run", "record", "report", "claims", "export", "serve", "load", "lab")
 """The verbs, in the order in which the help shows them."""
 
 

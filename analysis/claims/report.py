@@ -1,0 +1,129 @@
+"""Verdicts as a table within 100 columns, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from analysis.claims.claim import SOURCE, Claim, Figure, Outcome, Verdict
+from analysis.tables import WIDTH, render
+
+__all__ = ("claims_text", "verdicts_json", "verdicts_text")
+
+_STYLES = {
+    Outcome.HOLDS: "bold green",
+    Outcome.DOES_NOT_HOLD: "bold red",
+    Outcome.CANNOT_BE_TOLD: "bold yellow",
+}
+_NUMBERED = re.compile(r"(.+)\.(\d+)")
+SCHEMA = 1
+
+
+def verdicts_text(
+    verdicts: Sequence[Verdict], output: Path, *, colour: bool = False, width: int = WIDTH
+) -> str:
+    """Return the table of verdicts; traces are named as they stand in ``output``."""
+    table = _table(("claim", "verdict"), "what was measured")
+    for verdict in verdicts:
+        outcome = verdict.finding.outcome
+        table.add_row(
+            Text(verdict.claim.name),
+            Text(outcome.value, style=_STYLES[outcome]),
+            _evidence(verdict, output),
+        )
+    counts = Counter(verdict.finding.outcome for verdict in verdicts)
+    tally = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
+    source = f"The claims are those of {SOURCE['title']}, {SOURCE['url']}."
+    return render([table, "", tally + ".", Text(source, style="dim")], colour=colour, width=width)
+
+
+def claims_text(claims: Iterable[Claim], *, colour: bool = False, width: int = WIDTH) -> str:
+    """Return the table of claims, with what each would mean in numbers."""
+    table = _table(("claim",), "what it says, and the hypothesis")
+    for claim in claims:
+        said = Text(f"\u201c{claim.text}\u201d\n", style="italic")
+        table.add_row(Text(claim.name), said + Text(claim.hypothesis))
+    return render([table], colour=colour, width=width)
+
+
+def _table(narrow: Sequence[str], wide: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 1, 0), pad_edge=False, show_edge=False)
+    for heading in narrow:
+        table.add_column(heading, no_wrap=True)
+    table.add_column(wide, overflow="fold")
+    return table
+
+
+def _evidence(verdict: Verdict, output: Path) -> Text:
+    text = Text(f"\u201c{verdict.claim.text}\u201d\n", style="italic")
+    text.append(verdict.finding.sentence, style="not italic")
+    if verdict.finding.sure:
+        text.append(f"\nHow sure: {verdict.finding.sure}.", style="not italic")
+    if verdict.traces:
+        names = _shortened([_shown(trace, output) for trace in verdict.traces])
+        text.append(f"\nTraces: {', '.join(names)}", style="not italic dim")
+    return text
+
+
+def _shown(trace: Path, output: Path) -> str:
+    return str(trace.relative_to(output)) if trace.is_relative_to(output) else str(trace)
+
+
+def _shortened(names: Iterable[str]) -> list[str]:
+    """Return the names, those that differ only in their number together: ``epoll-m1009.{1,2}``."""
+    numbers: dict[str, list[str]] = {}
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        numbers.setdefault(match[1] if match else name, []).append(match[2] if match else "")
+    return [
+        f"{name}.{own[0]}"
+        if len(own) == 1 and own[0]
+        else f"{name}.{{{','.join(own)}}}"
+        if own[0]
+        else name
+        for name, own in numbers.items()
+    ]
+
+
+def verdicts_json(verdicts: Sequence[Verdict], host: dict[str, Any]) -> str:
+    """Return the verdicts as a JSON document; a bound that is not known is null.
+
+    ``host`` says where they were measured: kernel, arch, backend.
+    """
+    document = {
+        "schema": SCHEMA,
+        "source": SOURCE,
+        "host": host,
+        "claims": [_verdict(verdict) for verdict in verdicts],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False)
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    finding = verdict.finding
+    return {
+        "name": verdict.claim.name,
+        "claim": verdict.claim.text,
+        "hypothesis": verdict.claim.hypothesis,
+        "verdict": finding.outcome.value,
+        "sentence": finding.sentence,
+        "sure": finding.sure or None,
+        "figures": [_figure(figure) for figure in finding.figures],
+        "traces": [str(trace) for trace in verdict.traces],
+    }
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    estimate = figure.estimate
+    numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    known = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+    return {"name": figure.name, "unit": figure.unit or None, **known}

@@ -1,0 +1,185 @@
+"""Makes the traces that claims are judged by: servers under load, and trials; each run once.
+
+Beside each trace lies ``seen.json``: what /proc said of the server while all its clients were
+connected, or what the trial said of itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probes.program import Program
+from servers.load import Load, LoadError, LoadOptions
+from servers.models import Model
+from tracer.errors import IophaseError
+from tracer.newfile import new_file
+from tracer.reference import ReferenceServer
+from tracer.session import Session
+from tracer.stopping import Wish
+from tracer.traceinfo import TraceInfo
+
+__all__ = ("SEEN_FILE", "Job", "ServerJob", "TrialJob", "run_job")
+
+SEEN_FILE = "seen.json"
+
+_LOOK_S = 0.05
+"""How often a run is asked whether it has ended: runs are short."""
+_SETTLED_LOOKS = 2
+"""The server has taken up all clients when so many looks in a row found it unchanged."""
+_SETTLE_S = 2.0
+_TRIAL_S = 30.0
+_ATTEMPTS = 2
+"""A run that lost events is made again once: the machine may have been busy with something else."""
+_SPECIAL_MAPPING = re.compile(r"(anon_inode:\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ServerJob:
+    """A reference server under load."""
+
+    model: Model
+    options: LoadOptions
+    server_arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """A module of ``tracer.trials`` with its arguments."""
+
+    module: str
+    arguments: tuple[str, ...] = ()
+
+
+Job = ServerJob | TrialJob
+
+
+def run_job(program: Program, job: Job, output: Path, *, wish: Wish, force: bool) -> TraceInfo:
+    """Run ``job`` traced, and leave its trace in ``output``; ``program`` is attached.
+
+    A load that had failures is a result like any other: a claim may be about them. Raises
+    ``IophaseError``, also when the user's wish to stop ended it early.
+    """
+    for _ in range(_ATTEMPTS):
+        if isinstance(job, ServerJob):
+            info, seen = _run_server(program, job, output, wish, force)
+        else:
+            info, seen = _run_trial(program, job, output, force)
+        _write(output / SEEN_FILE, seen)
+        if wish.stop:
+            raise IophaseError("interrupted")
+        force = True
+        if not (info.lost and info.lost["total"]):
+            break
+    return info
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(new_file(path), "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+
+
+def _run_server(
+    program: Program, job: ServerJob, output: Path, wish: Wish, force: bool
+) -> tuple[TraceInfo, dict[str, Any]]:
+    name = job.model.name
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(Session(program, output, model=name, force=force))
+        server = stack.enter_context(ReferenceServer(job.model, job.server_arguments))
+        try:
+            load = stack.enter_context(Load(server.address, job.options))
+            session.follow([server.pid])
+            load.connect()
+            seen = _settled(server.pid)
+            load.start()
+            while not load.done(_LOOK_S):
+                if wish.stop or session.failed:
+                    load.stop()
+                    break
+            result = load.result()
+        except LoadError as error:
+            raise IophaseError(f"{name}: {error}") from error
+        session.stop()
+        workload = {**result.to_json(), "server": server.stop()}
+        return session.save(workload=workload), seen
+
+
+def _settled(pid: int) -> dict[str, Any]:
+    """Look at a server until it has done with its new clients; return the last look."""
+    limit = time.monotonic() + _SETTLE_S
+    seen = _look(pid)
+    unchanged = 0
+    while unchanged < _SETTLED_LOOKS and time.monotonic() < limit:
+        time.sleep(_LOOK_S / 2)
+        before, seen = seen, _look(pid)
+        unchanged = unchanged + 1 if seen == before else 0
+    return seen
+
+
+def _look(pid: int) -> dict[str, Any]:
+    """Return memory, threads and special mappings of a process; see proc(5)."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        status = dict(
+            line.split(":", 1)
+            for line in (folder / "status").read_text().splitlines()
+            if ":" in line
+        )
+        maps = (folder / "maps").read_text()
+    except OSError as error:
+        raise IophaseError(f"process {pid}: cannot look at it: {error.strerror}") from error
+    return {
+        "rss_kib": int(status["VmRSS"].split()[0]),
+        "threads": int(status["Threads"]),
+        "mappings": dict(Counter(_SPECIAL_MAPPING.findall(maps))),
+    }
+
+
+def _run_trial(
+    program: Program, job: TrialJob, output: Path, force: bool
+) -> tuple[TraceInfo, dict[str, Any]]:
+    command = [sys.executable, "-m", f"tracer.trials.{job.module}", *job.arguments]
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(Session(program, output, command=command, force=force))
+        child = stack.enter_context(
+            subprocess.Popen(
+                command,
+                cwd=Path(__file__).resolve().parent.parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                process_group=0,  # a Ctrl-C is for the tool: a trial ends by itself
+            )
+        )
+        stack.callback(child.kill)
+        assert child.stdout is not None
+        if child.stdout.readline() == "ready\n":
+            session.follow([child.pid])
+        answer = _answer(child, job)
+        session.stop()
+        return session.save(), answer
+
+
+def _answer(child: subprocess.Popen[str], job: TrialJob) -> dict[str, Any]:
+    """Let a trial begin, wait for its end, and return what it said."""
+    try:
+        said, errors = child.communicate("go\n", timeout=_TRIAL_S)
+    except subprocess.TimeoutExpired as error:
+        raise IophaseError(f"trial {job.module}: did not end in {_TRIAL_S:.0f} s") from error
+    if child.returncode:
+        reason = errors.strip().rpartition("\n")[2] or f"ended with {child.returncode}"
+        raise IophaseError(f"trial {job.module}: {reason}")
+    content: dict[str, Any] = json.loads(said)
+    return content
