@@ -14,21 +14,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from probes.program import Program
 from servers.load import Load, LoadError, LoadOptions
-from servers.models import Model
-from tracer.errors import IophaseError
+from servers.models import by_name
+from tracer import progress
+from tracer.errors import USAGE, IophaseError
 from tracer.newfile import new_file
 from tracer.reference import ReferenceServer
 from tracer.session import Session
 from tracer.stopping import Wish
 from tracer.traceinfo import TraceInfo
 
-__all__ = ("SEEN_FILE", "Job", "ServerJob", "TrialJob", "run_job")
+__all__ = ("SEEN_FILE", "Job", "Untraced", "run_jobs")
 
 SEEN_FILE = "seen.json"
 
@@ -40,47 +42,82 @@ _SETTLE_S = 2.0
 _TRIAL_S = 30.0
 _ATTEMPTS = 2
 """A run that lost events is made again once: the machine may have been busy with something else."""
+_SUFFIXES = {"selectors": "_SB"}
+"""What a server adds to each of its replies."""
 _SPECIAL_MAPPING = re.compile(r"(anon_inode:\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class ServerJob:
-    """A reference server under load."""
+class Job:
+    """One run of an experiment: ``load`` makes ``program`` a model, without it is a trial.
 
-    model: Model
-    options: LoadOptions
-    server_arguments: tuple[str, ...] = ()
+    ``load`` are options of ``servers.load.LoadOptions``; a trial is a module of ``tracer.trials``.
+    """
+
+    name: str
+    repetition: int
+    program: str
+    arguments: tuple[str, ...]
+    load: Mapping[str, Any] | None
+
+    def lacking(self) -> str | None:
+        """Say what this host lacks for it; None if nothing."""
+        # an interface that a trial is given bears the name of its model
+        models = self.arguments if self.load is None else (self.program,)
+        return next((reason for name in models if (reason := by_name(name).missing())), None)
 
 
 @dataclass(frozen=True)
-class TrialJob:
-    """A module of ``tracer.trials`` with its arguments."""
+class Untraced:
+    """Why there is no trace; ``failed``: this host could have made one."""
 
-    module: str
-    arguments: tuple[str, ...] = ()
-
-
-Job = ServerJob | TrialJob
+    reason: str
+    failed: bool
 
 
-def run_job(program: Program, job: Job, output: Path, *, wish: Wish, force: bool) -> TraceInfo:
-    """Run ``job`` traced, and leave its trace in ``output``; ``program`` is attached.
+def run_jobs(
+    program: Program, jobs: Sequence[Job], output: Path, *, wish: Wish, force: bool = False
+) -> dict[str, list[Path] | Untraced]:
+    """Run the jobs one after the other; return the traces of each name in ``output``.
 
-    A load that had failures is a result like any other: a claim may be about them. Raises
-    ``IophaseError``, also when the user's wish to stop ended it early.
+    ``program`` is attached. A job that cannot be run, or fails, does not end it; nor does it when a
+    load had failures: a claim may be about them. Raises ``IophaseError`` for wrong usage.
     """
-    for _ in range(_ATTEMPTS):
-        if isinstance(job, ServerJob):
-            info, seen = _run_server(program, job, output, wish, force)
-        else:
-            info, seen = _run_trial(program, job, output, force)
-        _write(output / SEEN_FILE, seen)
+    done: dict[str, list[Path] | Untraced] = {}
+    for number, job in enumerate(jobs, 1):
+        traces = done.setdefault(job.name, [])
+        if isinstance(traces, Untraced):
+            continue
+        where = f"[{number}/{len(jobs)}] {job.name}"
+        try:
+            if wish.stop:
+                raise IophaseError("interrupted")
+            if (reason := job.lacking()) is not None:
+                progress.step(f"{where}: not on this host: {reason}")
+                done[job.name] = Untraced(f"not on this host: {reason}", failed=False)
+                continue
+            progress.step(where)
+            directory = output / f"{job.name}.{job.repetition}"
+            _run(program, job, directory, wish, force)
+            traces.append(directory)
+        except IophaseError as error:
+            if error.exit_code == USAGE:
+                raise
+            progress.step(f"iophase: {job.name}: {error}")
+            done[job.name] = Untraced(f"its experiment failed: {error}", failed=True)
+    return done
+
+
+def _run(program: Program, job: Job, directory: Path, wish: Wish, force: bool) -> None:
+    """Make a trace, and once more if events were lost."""
+    for attempt in range(_ATTEMPTS):
+        make = _run_trial if job.load is None else _run_server
+        info, seen = make(program, job, directory, wish, force or attempt > 0)
+        _write(directory / SEEN_FILE, seen)
         if wish.stop:
             raise IophaseError("interrupted")
-        force = True
         if not (info.lost and info.lost["total"]):
-            break
-    return info
+            return
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -91,14 +128,15 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _run_server(
-    program: Program, job: ServerJob, output: Path, wish: Wish, force: bool
+    program: Program, job: Job, output: Path, wish: Wish, force: bool
 ) -> tuple[TraceInfo, dict[str, Any]]:
-    name = job.model.name
+    model = by_name(job.program)
+    options = LoadOptions(**(job.load or {}), suffix=_SUFFIXES.get(model.name, ""))
     with contextlib.ExitStack() as stack:
-        session = stack.enter_context(Session(program, output, model=name, force=force))
-        server = stack.enter_context(ReferenceServer(job.model, job.server_arguments))
+        session = stack.enter_context(Session(program, output, model=model.name, force=force))
+        server = stack.enter_context(ReferenceServer(model, job.arguments))
         try:
-            load = stack.enter_context(Load(server.address, job.options))
+            load = stack.enter_context(Load(server.address, options))
             session.follow([server.pid])
             load.connect()
             seen = _settled(server.pid)
@@ -109,7 +147,7 @@ def _run_server(
                     break
             result = load.result()
         except LoadError as error:
-            raise IophaseError(f"{name}: {error}") from error
+            raise IophaseError(str(error)) from error
         session.stop()
         workload = {**result.to_json(), "server": server.stop()}
         return session.save(workload=workload), seen
@@ -147,9 +185,9 @@ def _look(pid: int) -> dict[str, Any]:
 
 
 def _run_trial(
-    program: Program, job: TrialJob, output: Path, force: bool
+    program: Program, job: Job, output: Path, wish: Wish, force: bool
 ) -> tuple[TraceInfo, dict[str, Any]]:
-    command = [sys.executable, "-m", f"tracer.trials.{job.module}", *job.arguments]
+    command = [sys.executable, "-m", f"tracer.trials.{job.program}", *job.arguments]
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(Session(program, output, command=command, force=force))
         child = stack.enter_context(
@@ -172,14 +210,14 @@ def _run_trial(
         return session.save(), answer
 
 
-def _answer(child: subprocess.Popen[str], job: TrialJob) -> dict[str, Any]:
+def _answer(child: subprocess.Popen[str], job: Job) -> dict[str, Any]:
     """Let a trial begin, wait for its end, and return what it said."""
     try:
         said, errors = child.communicate("go\n", timeout=_TRIAL_S)
     except subprocess.TimeoutExpired as error:
-        raise IophaseError(f"trial {job.module}: did not end in {_TRIAL_S:.0f} s") from error
+        raise IophaseError(f"trial {job.program}: did not end in {_TRIAL_S:.0f} s") from error
     if child.returncode:
         reason = errors.strip().rpartition("\n")[2] or f"ended with {child.returncode}"
-        raise IophaseError(f"trial {job.module}: {reason}")
+        raise IophaseError(f"trial {job.program}: {reason}")
     content: dict[str, Any] = json.loads(said)
     return content

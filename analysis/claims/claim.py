@@ -81,7 +81,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Missing:
-    """Why an experiment has no trace; ``failed``: it should have one."""
+    """Why an experiment has no trace; ``failed``: this host could have made one."""
 
     reason: str
     failed: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 __all__ = ("Experiment", "Run", "Trial")
 
@@ -53,6 +54,32 @@ class Run:
         words += [word.removeprefix("--") for word in self.server_options]
         return "-".join(words)
 
+    @property
+    def program(self) -> str:
+        """Return what is to be run."""
+        return self.model
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Return the arguments of the server."""
+        work = ("--work", str(self.work_us)) if self.work_us else ()
+        return (*work, *self.server_options)
+
+    @property
+    def load(self) -> dict[str, Any]:
+        """Return the load in the words of the load generator's options."""
+        return {
+            "connections": self.connections,
+            "idle": self.idle,
+            "sizes": (self.size,),
+            "messages": self.messages,
+            "duration": self.duration_s,
+            "rate": self.rate,
+            "burst": self.burst,
+            "arrivals": "poisson" if self.random else "constant",
+            "per_request": self.per_request,
+        }
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -60,6 +87,7 @@ class Trial:
 
     program: str
     arguments: tuple[str, ...] = ()
+    load: None = None
 
     @property
     def name(self) -> str:

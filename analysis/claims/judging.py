@@ -14,19 +14,18 @@ from analysis.claims.claim import (
     Outcome,
     Verdict,
 )
-from analysis.claims.experiments import Experiment
 
 __all__ = ("Results", "judge")
 
-Results = Mapping[Experiment, Sequence[Path] | Missing]
-"""The traces of each experiment, one per repetition, or why there is none."""
+Results = Mapping[str, Sequence[Path] | Missing]
+"""The traces of each experiment by its name, one per repetition, or why there is none."""
 
 _NOT_RUN = Missing("the experiment was not run", failed=True)
 
 
 def judge(claim: Claim, results: Results) -> Verdict:
     """Return the verdict on a claim. Raises TraceError on a damaged trace."""
-    found = {label: results.get(one, _NOT_RUN) for label, one in claim.experiments.items()}
+    found = {label: results.get(one.name, _NOT_RUN) for label, one in claim.experiments.items()}
     evidence = Evidence({label: _first(one, claim.repetitions) for label, one in found.items()})
     failed = any(isinstance(one, Missing) and one.failed for one in found.values())
     try:

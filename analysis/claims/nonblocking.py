@@ -92,8 +92,8 @@ def _burns(evidence: Evidence) -> Finding:
     return Finding(
         outcome_of(ratio.at_least(GREATLY)),
         f"At the same {RATE:.0f} requests/s the polling server was on a CPU for"
-        f" {np.mean(polling):.0%} of the time (it gave it up of its own accord {given_up} times), the"
-        f" blocking one for {np.mean(blocking):.1%}: {ratio.value:.0f} times as much.",
+        f" {np.mean(polling):.0%} of the time (it gave it up of its own accord {given_up} times),"
+        f" the blocking one for {np.mean(blocking):.1%}: {ratio.value:.0f} times as much.",
         pairs_text(ratio, polling),
         (
             Figure("CPU time, polling / blocking", ratio),

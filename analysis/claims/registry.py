@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 from analysis.claims import (
     asynchronous,
     blocking,
@@ -12,8 +15,9 @@ from analysis.claims import (
     nonblocking,
 )
 from analysis.claims.claim import Claim
+from analysis.claims.experiments import Experiment
 
-__all__ = ("CLAIMS",)
+__all__ = ("CLAIMS", "choose", "order")
 
 CLAIMS: tuple[Claim, ...] = (
     *blocking.CLAIMS,
@@ -26,3 +30,35 @@ CLAIMS: tuple[Claim, ...] = (
     *multiplexing.CLAIMS[2:],
     *asynchronous.CLAIMS,
 )
+
+
+_SUGGESTIONS = 3
+_ALIKE = 0.4
+"""How alike a suggestion is to what was typed, at the least: names are long, and half of one will
+do."""
+
+
+def choose(names: Sequence[str]) -> list[Claim]:
+    """Return the claims of these names in the order of the article, all if there are no names.
+
+    Raises ValueError for an unknown one; the message suggests those that come close.
+    """
+    known = {claim.name: claim for claim in CLAIMS}
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, _SUGGESTIONS, _ALIKE)
+            advice = f", but {' or '.join(close)}" if close else ""
+            raise ValueError(f"no claim '{name}'{advice}")
+    return [claim for claim in CLAIMS if not names or claim.name in names]
+
+
+def order(claims: Sequence[Claim]) -> list[tuple[Experiment, int]]:
+    """Return what is to be run: each experiment with the number of its repetition, once.
+
+    The experiments of a claim take turns, so that its repetitions are neighbours in time.
+    """
+    found: dict[tuple[Experiment, int], None] = {}
+    for claim in claims:
+        for repetition in range(1, claim.repetitions + 1):
+            found |= {(one, repetition): None for one in claim.experiments.values()}
+    return list(found)
