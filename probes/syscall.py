@@ -6,11 +6,12 @@ import ctypes
 import os
 import platform
 
-__all__ = ("load_fentry", "test_run")
+__all__ = ("load_fentry", "test_run", "try_to_load")
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _PROG_LOAD = 5
 _PROG_TEST_RUN = 10
+_TYPE_RAW_TRACEPOINT = 17
 _TYPE_TRACING = 26
 _ATTACH_FENTRY = 24
 _RETURN_ZERO = bytes((0xB7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))
@@ -91,19 +92,31 @@ def test_run(program_fd: int, *arguments: int) -> int:
     return int(attr.retval)
 
 
+def try_to_load() -> None:
+    """Load a program for a tracepoint that does nothing, and throw it away.
+
+    Raises ``OSError`` with the kernel's reason to refuse.
+    """
+    os.close(_load(prog_type=_TYPE_RAW_TRACEPOINT))
+
+
 def load_fentry(function_id: int) -> int:
     """Load a program for the entry of a function of the kernel's BTF that does nothing.
 
     Returns its descriptor; raises ``OSError`` with the kernel's reason to refuse.
     """
+    return _load(
+        prog_type=_TYPE_TRACING, expected_attach_type=_ATTACH_FENTRY, attach_btf_id=function_id
+    )
+
+
+def _load(**fields: int) -> int:
     code = ctypes.create_string_buffer(_RETURN_ZERO, len(_RETURN_ZERO))
     licence = ctypes.create_string_buffer(b"GPL")
     attr = _Load(
-        prog_type=_TYPE_TRACING,
         insn_cnt=len(_RETURN_ZERO) // 8,
         insns=ctypes.addressof(code),
         license=ctypes.addressof(licence),
-        expected_attach_type=_ATTACH_FENTRY,
-        attach_btf_id=function_id,
+        **fields,
     )
     return _bpf(_PROG_LOAD, attr)

@@ -51,6 +51,8 @@ class Host:
     cgroup2: bool
     qemu: str | None
     """The emulator that ``iophase lab`` would use."""
+    bpf_error: str | None = None
+    """Why the kernel refuses a program that does nothing; None if it does not, or was not asked."""
 
     @property
     def may_load(self) -> bool:
@@ -71,6 +73,12 @@ class Check:
     status: Status
     detail: str
     remedy: str = ""
+
+
+_ELSEWHERE = (
+    "a container needs CAP_BPF and CAP_PERFMON, and bpf(2); "
+    "'iophase lab 6.1 -- run epoll' traces in a kernel of its own instead"
+)
 
 
 def _integer(path: str) -> int | None:
@@ -126,7 +134,21 @@ def inspect() -> Host:
         lockdown=_lockdown(),
         cgroup2=_CGROUP2.exists(),
         qemu=shutil.which(f"qemu-system-{platform.machine()}"),
+        bpf_error=_bpf_error(),
     )
+
+
+def _bpf_error() -> str | None:
+    """Try it: a container can have every capability and still be refused the system call."""
+    from probes import syscall
+
+    try:
+        syscall.try_to_load()
+    except OSError as error:
+        return error.strerror
+    except KeyError:
+        return f"no number of bpf(2) is known for {platform.machine()}"
+    return None
 
 
 def _privileges(host: Host) -> Check:
@@ -136,7 +158,15 @@ def _privileges(host: Host) -> Check:
         return Check(name, "ok", f"{who}; CAP_BPF and CAP_PERFMON are effective")
     lacking = sorted({"CAP_BPF", "CAP_PERFMON"} - set(host.capabilities))
     detail = f"{'root' if host.root else 'not root'}, without {' and '.join(lacking)}"
-    return Check(name, "missing", detail, "run with sudo to trace")
+    return Check(name, "missing", detail, _ELSEWHERE if host.root else "run with sudo to trace")
+
+
+def _bpf_check(host: Host) -> Check:
+    name = "BPF"
+    if host.bpf_error is None:
+        return Check(name, "ok", "the kernel takes a program")
+    detail = f"the kernel refuses a program that does nothing: {host.bpf_error}"
+    return Check(name, "missing", detail, _ELSEWHERE if host.may_load else "see privileges")
 
 
 def _bcc_check(host: Host) -> Check:
@@ -208,6 +238,7 @@ def checks(host: Host) -> list[Check]:
     """Judge the facts: what is fine, what limits the measurement, what prevents it."""
     return [
         _privileges(host),
+        _bpf_check(host),
         _bcc_check(host),
         _btf_check(host),
         _lockdown_check(host),

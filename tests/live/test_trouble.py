@@ -62,7 +62,7 @@ def test_a_kernel_that_refuses_bpf_is_named_as_the_cause(tmp_path: Path) -> None
     assert done.returncode == FAILED, done.stderr
     assert done.stderr.startswith("iophase: ")
     assert "Operation not permitted" in done.stderr
-    assert "iophase doctor" in done.stderr
+    assert "iophase lab" in done.stderr
     assert not path.exists()
 
 
