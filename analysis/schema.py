@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 __all__ = (
     "CALLS",
+    "CONNECTIONS",
     "CONTEXTS",
     "CPU_PHASES",
     "DELIVERIES",
@@ -158,5 +159,25 @@ EVIDENCE = Table(
     frozenset({"pid", "tid", "context", "call", "calls"}),
 )
 """What each thread did with each call, added up; the calls of a recording without rows."""
+
+CONNECTIONS = Table(
+    "connections",
+    {
+        "socket": "int64",
+        "pid": "int32",
+        "family": "category",
+        "protocol": "category",
+        "local": "string",
+        "remote": "string",
+        "calls": "int64",
+        "bytes": "int64",
+        **_nanoseconds(("wait_ns", "copy_ns")),
+        "deliveries": "int64",
+        **_nanoseconds(("delivery_p50_ns", "delivery_p99_ns", "delivery_max_ns")),
+        **_nanoseconds(("longest_ready_ns",)),
+    },
+    frozenset({"socket"}),
+)
+"""One row per socket that was received from."""
 
 TABLES = (CALLS, DELIVERIES, THREADS, SOCKETS)

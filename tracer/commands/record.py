@@ -190,10 +190,12 @@ def _over(session: Session, launched: Launched | None) -> bool:
 
 
 def _report(output: Path) -> None:
+    from analysis.recording import recording_text
     from analysis.report import report_text
 
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(report_text([output], colour=colour).rstrip("\n"))
+    print(report_text([output], colour=colour))
+    print(recording_text(output, colour=colour).rstrip("\n"))
     print(f"\ntrace: {output}/")
 
 

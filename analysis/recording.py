@@ -1,0 +1,113 @@
+"""What is said at the end of a recording of real programs: models, connections, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from analysis.connections import connections
+from analysis.evidence import evidence
+from analysis.load import Trace, load
+from analysis.recognition import Answer
+from analysis.recognition import answers as answers_of
+from analysis.tables import WIDTH, render
+from analysis.units import bytes_text, count_text, time_text
+from analysis.verdict import verdict
+
+__all__ = ("recording_text",)
+
+CONNECTIONS_SHOWN = 10
+PROCESSES_SHOWN = 8
+"""Answers of processes that are called alike and do the same count as one."""
+
+_FIGURES = (
+    ("received", "bytes", bytes_text),
+    ("calls", "calls", count_text),
+    ("wait", "wait_ns", time_text),
+    ("copy", "copy_ns", time_text),
+    ("delivery\np50", "delivery_p50_ns", time_text),
+    ("delivery\np99", "delivery_p99_ns", time_text),
+    ("delivery\nmax", "delivery_max_ns", time_text),
+    ("longest\nready", "longest_ready_ns", time_text),
+)
+
+
+def recording_text(path: str | Path, *, colour: bool = False, width: int = WIDTH) -> str:
+    """Return what a trace says of its processes' models and connections. Raises TraceError."""
+    return render(_parts(load(path)), colour=colour, width=width)
+
+
+def _parts(trace: Trace) -> Iterator[Table | Text | str]:
+    trace.keep_if_small()
+    found = evidence(trace)
+    answers = answers_of(found, trace.threads, trace.meta.get("standing") or [])
+    yield from _models(answers)
+    table = connections(trace)
+    if len(table):
+        yield _connections(table)
+        yield ""
+    yield Text("Verdict", style="bold")
+    yield " ".join(verdict(trace, answers, found))
+
+
+def _models(answers: list[Answer]) -> Iterator[Text | str]:
+    alike: dict[tuple[str, str], list[Answer]] = {}
+    for answer in answers:
+        alike.setdefault((answer.comm, answer.model), []).append(answer)
+    yield Text("I/O models, and what shows them", style="bold")
+    if not alike:
+        yield "none: no call of the receive path was seen"
+    for (comm, model), members in list(alike.items())[:PROCESSES_SHOWN]:
+        first = members[0]
+        who = f"{comm} {first.pid}"
+        if len(members) > 1:
+            who = f"{comm} ({len(members)} processes, such as {first.pid})"
+        elif len(first.tids) > 1:
+            who += f" ({len(first.tids)} threads)"
+        yield Text.assemble(f"{who}: ", (model, "bold"), f" - {', '.join(first.evidence)}")
+    if (more := len(alike) - PROCESSES_SHOWN) > 0:
+        yield f"and {more} more"
+    yield ""
+
+
+def _connections(table: pd.DataFrame) -> Table:
+    shown = table.head(CONNECTIONS_SHOWN)
+    local = shown["local"].dropna().unique()
+    where = f" to {local[0]}" if len(local) == 1 else ""
+    beyond = f", {CONNECTIONS_SHOWN} of {len(table):,}" if len(table) > len(shown) else ""
+    drawn = Table(
+        title=f"Connections{where}; those whose data waited longest first{beyond}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    drawn.add_column("remote", overflow="fold", vertical="bottom")
+    if len(local) > 1:
+        drawn.add_column("local", overflow="fold", vertical="bottom")
+    for heading, _, _ in _FIGURES:
+        drawn.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
+    for row in shown.to_dict("records"):
+        ends = [_end(row, "remote")]
+        if len(local) > 1:
+            ends.append(_end(row, "local"))
+        figures = [text(None if pd.isna(row[name]) else row[name]) for _, name, text in _FIGURES]
+        drawn.add_row(*ends, *figures)
+    return drawn
+
+
+def _end(row: Mapping[Any, Any], end: str) -> str:
+    address = row[end]
+    if isinstance(address, str):
+        return address
+    family = row["family"]
+    kind = f"{family} " if isinstance(family, str) and end == "remote" else ""
+    return f"{kind}socket {row['socket']}" if end == "remote" else "-"

@@ -1,0 +1,143 @@
+"""The verdict on a recording in words: a few sentences, each with the numbers that support it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from analysis.delivery_waits import delivery_waits
+from analysis.ledger import LEDGER_COLUMNS
+from analysis.load import Trace
+from analysis.recognition import Answer
+from analysis.schema import DELIVERIES, SOCKETS
+from analysis.units import share_text, time_text
+
+__all__ = ("verdict",)
+
+MANY_DELIVERIES = 500_000
+"""Above this the reasons of the tail are not worked out: it would take longer than a recording."""
+ENOUGH_FOR_P99 = 100
+"""With fewer deliveries the longest is named instead."""
+MOST = 0.5
+"""What a sentence blames must make up more than this of what it explains."""
+RARE = 0.5
+"""A connection stands out if its share of the tail is twice its share of all deliveries."""
+WORTH_NAMING = 0.01
+NEARLY_ALL = 0.95
+
+_PARTS = {
+    "runq_ns": "waiting for a CPU",
+    "spin_ns": "asking in vain",
+    "check_ns": "asking which descriptors are ready",
+    "copy_ns": "copy",
+    "overhead_ns": "overhead of its receive calls",
+    "user_ns": "its own code",
+    "other_calls_ns": "other system calls",
+    "off_cpu_elsewhere_ns": "off the CPU elsewhere",
+}
+_REASONS = {
+    "nobody_asked": "while the thread did something else and did not ask",
+    "busy": "while the thread was busy with data that had come before",
+    "asleep": "while the thread slept though data was there",
+    "runq": "while the thread waited for a CPU",
+    "call": "inside the calls that took it",
+    "copy": "in the copy itself",
+}
+
+
+def verdict(trace: Trace, answers: list[Answer], found: pd.DataFrame) -> list[str]:
+    """Return two or three sentences that the numbers of the trace support.
+
+    ``answers`` are the models that were recognised, ``found`` is the evidence. Raises TraceError.
+    """
+    return [*_where_time_goes(trace, answers, found), *_how_long_data_waits(trace)]
+
+
+def _where_time_goes(trace: Trace, answers: list[Answer], found: pd.DataFrame) -> Iterator[str]:
+    """Speak of the process that received most, and of those that are called alike."""
+    threads = trace.threads[trace.threads["calls"] > 0]
+    if threads.empty:
+        yield "No traced thread made a call of the receive path."
+        return
+    received = threads.groupby("pid", sort=False)["bytes"].sum()
+    first = threads[threads["pid"] == received.idxmax()]
+    alike = threads[threads["comm"] == first["comm"].iloc[0]]
+    pids = alike["pid"].unique()
+    wall = int(alike["wall_ns"].sum())
+    sleep = int(alike["sleep_ns"].sum())
+    rest = wall - sleep
+    if not wall:
+        return
+    model = next((a.model for a in answers if a.pid == first["pid"].iloc[0]), "unknown")
+    who = f"{first['comm'].iloc[0]} {pids[0]}"
+    if len(pids) > 1:
+        who = f"{first['comm'].iloc[0]} ({len(pids)} processes)"
+    elif len(alike) > 1:
+        who += f" ({len(alike)} threads)"
+    asleep = f"{share_text(sleep / wall)} % of its wall time asleep"
+    slept = found[found["tid"].isin(set(alike["tid"]))].groupby("call")["sleep_ns"].sum()
+    if sleep and len(slept):
+        most = "" if slept.max() > NEARLY_ALL * sleep else ", most of it"
+        asleep += f"{most} in {slept.idxmax()}"
+    sums = alike[[name for name in LEDGER_COLUMNS if name != "sleep_ns"]].sum()
+    largest = sums.sort_values(ascending=False)
+    parts = [
+        f"{share_text(float(value) / rest)} % is {_PARTS[str(name)]}"
+        for name, value in largest.items()
+        if rest and value / rest >= WORTH_NAMING
+    ]
+    ending = f"; of the rest, {', '.join(parts[:3])}" if parts else ""
+    copy = sums["copy_ns"]
+    if rest and alike["copy_ns"].notna().any() and not any("copy" in part for part in parts[:3]):
+        ending += f" (copy: {share_text(float(copy) / rest)} %)"
+    yield f"{who}, {model}, spends {asleep}{ending}."
+
+
+def _how_long_data_waits(trace: Trace) -> Iterator[str]:
+    arrivals = trace.read(DELIVERIES, ["socket", "ready_ns", "copied_ns"]).dropna()
+    arrivals = arrivals.astype("int64")
+    waited = (arrivals["copied_ns"] - arrivals["ready_ns"]).rename("waited")
+    if waited.empty:
+        return
+    median = time_text(float(waited.median()))
+    if len(waited) < ENOUGH_FOR_P99:
+        longest = time_text(float(waited.max()))
+        yield f"Data lay ready for {median} at the median and {longest} at most."
+        return
+    limit = float(waited.quantile(0.99))
+    blamed = _tail_of_one_connection(trace, arrivals["socket"], waited >= limit)
+    if blamed is None and len(waited) <= MANY_DELIVERIES:
+        blamed = _reason_of_tail(trace, limit)
+    ending = f"; {blamed}" if blamed else ""
+    yield f"Data lay ready for {median} at the median and {time_text(limit)} at p99{ending}."
+
+
+def _tail_of_one_connection(trace: Trace, sockets: pd.Series, tail: pd.Series) -> str | None:
+    """Name the connection that most of the tail is on, unless most of everything is."""
+    share_of_tail = sockets[tail].value_counts(normalize=True)
+    socket, share = share_of_tail.index[0], float(share_of_tail.iloc[0])
+    everywhere = float((sockets == socket).mean())
+    if share <= MOST or everywhere > RARE * share:
+        return None
+    names = trace.read(SOCKETS, list(SOCKETS.columns)).set_index("socket")["remote"]
+    remote = names.get(socket)
+    who = remote if isinstance(remote, str) else f"socket {socket}"
+    return (
+        f"{share_text(share)} % of the tail is on one connection, {who},"
+        f" which has {share_text(everywhere)} % of the data"
+    )
+
+
+def _reason_of_tail(trace: Trace, limit: float) -> str | None:
+    """Say what most of the tail's time was spent waiting for."""
+    waits = delivery_waits(trace)
+    tail = waits[waits["total_ns"] >= limit]
+    total = int(tail["total_ns"].sum())
+    if not total:
+        return None
+    shares = {reason: float(tail[f"{reason}_ns"].sum()) / total for reason in _REASONS}
+    reason = max(shares, key=lambda name: shares[name])
+    if shares[reason] <= MOST:
+        return None
+    return f"{share_text(shares[reason])} % of the tail's time passed {_REASONS[reason]}"
