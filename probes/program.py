@@ -135,6 +135,7 @@ class Program:
         flags = [f"-DFUNCTION_PROBES={len(self._functions)}"]
         steps = [step for plan in self._plans for step in plan.steps]
         tried = {(backend, step.symbol) for step in steps for backend in step.backends}
+        flags += [f"-DTRY_{backend.upper()}" for backend in sorted({name for name, _ in tried})]
         for index, step in enumerate(self._functions):
             prototype = btf.load().function(step.symbol)
             flags += [
