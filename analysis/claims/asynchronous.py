@@ -40,6 +40,7 @@ def _blocks(evidence: Evidence, interface: str) -> Finding:
     [trace], [seen] = evidence["trial"], evidence.seen("trial")
     main, rounds = main_thread(trace), int(seen["rounds"])
     data = received(trace)
+    data = data[_asks(data)]
     calls = trace.read(CALLS, ["pid", "tid", "socket", "call", "sleep_ns"])
     own = calls[(calls["tid"] == main) & (_asks(calls))]
     slept = own[own["sleep_ns"] > 0]

@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 def received(trace: Trace) -> pd.DataFrame:
     """Return the calls that brought data. Raises CannotTell where no probe saw the copy."""
     calls = trace.read(
-        CALLS, ["tid", "context", "call", "bytes", "sleep_ns", "copy_ns", "duration_ns"]
+        CALLS, ["tid", "context", "call", "socket", "bytes", "sleep_ns", "copy_ns", "duration_ns"]
     )
     data = calls[(calls["bytes"] > 0).fillna(False)]
     if data.empty:
