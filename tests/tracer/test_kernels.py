@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REQUIRE_LIVE
+from tests.conftest import REQUIRE_LIVE, refusal
 from tracer.errors import IophaseError
 from tracer.lab import EMULATOR, run_in_lab
 from tracer.lab_kernels import fetch, kernel_named
@@ -49,18 +49,33 @@ def test_every_backend_measures_the_truth_in_a_stock_kernel(
     series: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     require_lab(series)
-    command = [
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"),
-        *("--tb=short", "tests/matrix"),
-    ]
     with capsys.disabled():
-        result = run_in_lab(
-            series,
-            command,
-            output=tmp_path,
-            timeout_s=GUEST_TIMEOUT_S,
-            environment={REQUIRE_LIVE: "1"},
-            progress=False,
-        )
+        assert run_tests(series, tmp_path, "tests/matrix") == 0
+
+
+@pytest.mark.timeout(2 * GUEST_TIMEOUT_S + 120)
+@pytest.mark.skipif(refusal() is None, reason="they run on this host itself")
+def test_the_live_tests_of_a_host_that_refuses_bpf_pass_in_the_lab(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require_lab(CHOSEN[0])
+    with capsys.disabled():
+        tests = ("-m", "live", "--timeout", "600", "tests/live", "tests/probes", "tests/tracer")
+        assert run_tests(CHOSEN[0], tmp_path, *tests, timeout_s=2 * GUEST_TIMEOUT_S) == 0
+
+
+def run_tests(
+    series: str, output: Path, *arguments: str, timeout_s: float = GUEST_TIMEOUT_S
+) -> int:
+    """Run pytest in a guest as root, and return its exit code."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+    result = run_in_lab(
+        series,
+        [*command, "--tb=short", *arguments],
+        output=output,
+        timeout_s=timeout_s,
+        environment={REQUIRE_LIVE: "1"},
+        progress=False,
+    )
     assert result.release.startswith(f"{series}.")
-    assert result.exit_code == 0
+    return result.exit_code
