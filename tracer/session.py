@@ -16,14 +16,11 @@ from probes.errors import ProbeError
 from probes.layout import RECORD_SIZE
 from probes.plan import Backend, make_plan
 from probes.program import RING_BYTES, Program
-from tracer import processes
-from tracer.errors import USAGE, IophaseError
+from tracer.errors import IophaseError
+from tracer.following import Following
 from tracer.host import require_tracing
-from tracer.procnet import open_sockets_of, same_network
-from tracer.ring import Drain, Records, RingReader
+from tracer.ring import Drain, RingReader
 from tracer.scope import Scope
-from tracer.sockdiag import OpenSocket, open_sockets, socket_records
-from tracer.standing import standing_of
 from tracer.tracedir import create
 from tracer.traceinfo import Clock, Counts, ProbeState, Target, TraceInfo
 from tracer.version import __version__
@@ -34,9 +31,6 @@ if TYPE_CHECKING:
 __all__ = ("Progress", "Session", "attached_program")
 
 Progress = Callable[[int, int], object]
-
-_FOLLOW_ROUNDS = 100
-"""Looks at a process for threads that are new since the last look: two are enough for most."""
 
 
 class Session:
@@ -63,7 +57,7 @@ class Session:
         """
         self._program = program
         self._info = _new_info(program, model, command, scope or Scope())
-        self._known: list[Records] = []
+        self._following = Following(program)
         self._draining = False
         self._directory = create(output, self._info, CALLS, force)
         self._stopped = False
@@ -85,7 +79,8 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if error is None or self._info.targets:
+            if error is None or self._following.targets:
+                self._info = replace(self._info, targets=list(self._following.targets))
                 self.stop()
         finally:
             self._opened.close()
@@ -102,7 +97,7 @@ class Session:
 
     def alive(self) -> bool:
         """Return whether any traced thread still exists."""
-        return bool(self._program.tids())
+        return self._following.alive()
 
     @property
     def failed(self) -> bool:
@@ -120,81 +115,32 @@ class Session:
         ``comm`` is their name where they have not got it yet, because they will exec. Raises
         ``IophaseError`` when one of them does not exist.
         """
-        self._follow(pids, comm, gone_too=False)
+        self._start_draining()
+        self._following.follow(pids, comm)
+        self._update()
 
     def pick_up(self, pids: Sequence[int]) -> None:
         """Trace processes that have appeared, unless they are targets already, or gone again."""
-        known = {target["pid"] for target in self._info.targets}
-        if new := [pid for pid in pids if pid not in known]:
-            self._follow(new, None, gone_too=True)
+        self._start_draining()
+        if self._following.pick_up(pids):
+            self._update()
 
     def found_within(self, latency_s: float) -> None:
         """Note how late processes that appeared may have been picked up."""
         selection = {**(self._info.selection or {}), "latency_s": round(latency_s, 3)}
         self._info = replace(self._info, selection=selection)
 
-    def _follow(self, pids: Sequence[int], comm: str | None, gone_too: bool) -> None:
+    def _start_draining(self) -> None:
         if not self._draining:
             self._drain.start()  # not before: privileges are given up per thread
             self._draining = True
-        opened: list[int] = []
-        with self._program.opening():
-            for pid in pids:
-                if family := self._open_target(pid, comm):
-                    opened += family
-                elif not gone_too:
-                    raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
-        self._note_what_stands(opened)
+
+    def _update(self) -> None:
+        following = self._following
+        self._info = replace(
+            self._info, targets=list(following.targets), standing=list(following.standing)
+        )
         self._directory.update(self._info)
-
-    def _open_target(self, pid: int, comm: str | None) -> list[int]:
-        """Trace a process by the user's wish, with what it has forked; return all their numbers.
-
-        What they fork from then on follows by itself. Nothing is returned if there is no process.
-        """
-        comm = comm or processes.comm_of(pid)
-        if not self._open_process(pid):
-            return []
-        target = Target(pid=pid, comm=comm)
-        self._info = replace(self._info, targets=[*self._info.targets, target])
-        family = [pid]
-        for _ in range(_FOLLOW_ROUNDS):
-            new = [child for child in processes.descendants_of(pid) if child not in family]
-            if not new:
-                break
-            for child in new:
-                self._open_process(child)
-            family += new
-        return family
-
-    def _open_process(self, pid: int) -> bool:
-        """Trace all threads of a process; return whether any is traced now."""
-        for port in processes.local_ports(pid):
-            self._program.watch_port(port)
-        found = False
-        for _ in range(_FOLLOW_ROUNDS):
-            new = [self._program.open_thread(thread) for thread in processes.threads_of(pid)]
-            if not any(new):
-                break
-            found = True
-        return found or pid in self._program.tids()
-
-    def _note_what_stands(self, pids: Sequence[int]) -> None:
-        """Keep what processes had open and set up before."""
-        standing = [found for pid in pids if (found := standing_of(pid)) is not None]
-        self._info = replace(self._info, standing=[*self._info.standing, *standing])
-        inodes: set[int] = set()
-        for pid in pids:
-            own = processes.socket_inodes(pid)
-            if same_network(pid):
-                inodes |= own
-            else:
-                self._note_sockets(open_sockets_of(pid, own))
-        self._note_sockets(open_sockets(inodes))
-
-    def _note_sockets(self, sockets: list[OpenSocket]) -> None:
-        if sockets:
-            self._known.append(socket_records(sockets, 0, time.monotonic_ns()))
 
     def stop(self) -> None:
         """End every ledger now, and take what is left in the ring; does nothing the second time.
@@ -209,7 +155,7 @@ class Session:
         self._info = replace(self._info, stopped=stopped)
         try:
             self._drain.stop()
-            for records in self._known:
+            for records in self._following.sockets:
                 self._directory.spool.append(records)
         finally:
             self._info = self._with_counts(self._program.counters())
@@ -242,7 +188,7 @@ class Session:
 
     def _with_counts(self, counters: Counters) -> TraceInfo:
         emitted = _counts(counters.emitted, counters.embedded)
-        emitted["total"] += sum(map(len, self._known))
+        emitted["total"] += sum(map(len, self._following.sockets))
         return replace(
             self._info,
             emitted=emitted,
