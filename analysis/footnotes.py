@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from analysis.load import Trace
+from analysis.ranking import BEST, ROWS_TO_RANK, WORST
 from analysis.summary import partly_seen
 from analysis.tables import BELOW_RESOLUTION, COST_COLUMNS, COUNTED_HERE, SHARE_COLUMNS, Column
 from analysis.units import ABSENT, count_text, time_text
@@ -60,6 +61,8 @@ def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
             f"{phase} {time_text(cost.get(phase))}" for phase in cost if phase in short
         )
         yield f"{BELOW_RESOLUTION} below resolution: the probes themselves cost ({listed} a call)."
+    if len(summary) >= ROWS_TO_RANK:
+        yield f"{BEST} best and {WORST} worst of the column, where one alone is."
     if (summary["counted_by"] != "load").any():
         yield f"{COUNTED_HERE} requests are deliveries here: no load generator took part."
     if _has_absent(summary, SHARE_COLUMNS):

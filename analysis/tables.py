@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from analysis.ranking import BEST, WORST, marks
 from analysis.units import bytes_text, count_text, number_text, share_text, time_text
 
-__all__ = ("COST_COLUMNS", "SHARE_COLUMNS", "WIDTH", "Column", "labels", "render", "summary_tables")
+__all__ = (
+    "COST_COLUMNS",
+    "SHARE_COLUMNS",
+    "WIDTH",
+    "Absent",
+    "Column",
+    "labels",
+    "render",
+    "summary_tables",
+)
 
 WIDTH = 100
 """Columns of a terminal that the tables fit into."""
@@ -26,18 +36,33 @@ BELOW_RESOLUTION = "~"
 COUNTED_HERE = "*"
 """Follows a number of requests that the load generator did not count."""
 
+_MARK_STYLES = {BEST: "green", WORST: "red"}
+
 NAME_WIDTH = 24
 """``io_uring_multishot`` and its like fit; longer names are folded."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its heading, the summary's column, and how a value is written."""
+    """A column of a table: its heading, the summary's column, and how a value is written.
+
+    ``best`` is ``high`` or ``low`` where rows can be ranked by it.
+    """
 
     heading: str
     source: str
     text: Callable[[Any], str]
     style: str = ""
+    best: str = ""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A model that could not be run: it has a row with the reason, and no figures."""
+
+    model: str
+    family: str
+    reason: str
 
 
 SHARE_COLUMNS = (
@@ -45,9 +70,9 @@ SHARE_COLUMNS = (
     Column("COPY", "copy", share_text, "bold cyan"),
     Column("sleep", "sleep", share_text),
     Column("runq", "runq", share_text),
-    Column("spin", "spin", share_text),
-    Column("check", "check", share_text),
-    Column("overhead", "overhead", share_text),
+    Column("spin", "spin", share_text, best="low"),
+    Column("check", "check", share_text, best="low"),
+    Column("overhead", "overhead", share_text, best="low"),
     Column("user", "user", share_text),
     Column("other\ncalls", "other_calls", share_text),
     Column("off-CPU\nelsewhere", "off_cpu_elsewhere", share_text),
@@ -55,12 +80,12 @@ SHARE_COLUMNS = (
 """Where the wall time went; COPY and the columns right of it add up to 100."""
 
 COST_COLUMNS = (
-    Column("requests\nper s", "requests_per_s", count_text),
-    Column("CPU per\nrequest", "cpu_per_request_ns", time_text, "bold"),
-    Column("calls per\nrequest", "calls_per_request", number_text),
+    Column("requests\nper s", "requests_per_s", count_text, best="high"),
+    Column("CPU per\nrequest", "cpu_per_request_ns", time_text, "bold", best="low"),
+    Column("calls per\nrequest", "calls_per_request", number_text, best="low"),
     Column("received", "bytes", bytes_text),
-    Column("delivery\np50", "delivery_p50_ns", time_text),
-    Column("delivery\np99", "delivery_p99_ns", time_text),
+    Column("delivery\np50", "delivery_p50_ns", time_text, best="low"),
+    Column("delivery\np99", "delivery_p99_ns", time_text, best="low"),
     Column("lost\nevents", "lost", count_text),
 )
 """What a request cost."""
@@ -82,7 +107,8 @@ def labels(summary: pd.DataFrame) -> list[str]:
     return [f"{name} #{number}" for number, name in enumerate(models, 1)]
 
 
-def _cell(column: Column, row: Mapping[Any, Any]) -> Text:
+def _cell(column: Column, row: Mapping[Any, Any], mark: str | None) -> Text:
+    """Return a figure with its marks; ``mark`` is None in a column that has none at its right."""
     value = row[column.source]
     text = column.text(None if value is pd.NA else value)
     style = column.style
@@ -92,10 +118,52 @@ def _cell(column: Column, row: Mapping[Any, Any]) -> Text:
         text += COUNTED_HERE
     if column.source == "lost" and row["lost"] is not pd.NA and row["lost"]:
         style = "bold red"
-    return Text(text, style=style.strip())
+    cell = Text(text, style=style.strip())
+    if mark is not None:
+        cell.append(mark, _MARK_STYLES.get(mark))
+    return cell
 
 
-def _table(title: str, columns: Sequence[Column], summary: pd.DataFrame) -> Table:
+def _cells(columns: Sequence[Column], summary: pd.DataFrame) -> Iterator[list[Text]]:
+    """Yield the cells of each row; a column with marks has a place for them in every row."""
+    ranked = [
+        marks(summary, column.source, high_is_best=column.best == "high", text=column.text)
+        if column.best
+        else {}
+        for column in columns
+    ]
+    for number, row in enumerate(summary.to_dict("records")):
+        yield [
+            _cell(column, row, marked.get(number, " ") if marked else None)
+            for column, marked in zip(columns, ranked, strict=True)
+        ]
+
+
+class _WithReasons:
+    """A table in which some rows are one text across all columns; rich's own have only cells."""
+
+    def __init__(self, table: Table, reasons: Mapping[str, str]) -> None:
+        """``reasons`` are the texts by what stands in an otherwise empty row."""
+        self._table = table
+        self._reasons = reasons
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = self._table.columns[0].width
+        for line in console.render_lines(self._table, options, pad=False, new_lines=True):
+            name = "".join(segment.text for segment in line).rstrip()
+            if name in self._reasons:
+                across = Table.grid(padding=(0, 2, 0, 0))
+                across.add_column(width=width)
+                across.add_column(overflow="fold")
+                across.add_row(name, self._reasons[name], style="dim")
+                yield across
+            else:
+                yield from line
+
+
+def _table(
+    title: str, columns: Sequence[Column], summary: pd.DataFrame, absent: Sequence[Absent]
+) -> _WithReasons:
     table = Table(
         title=title,
         title_justify="left",
@@ -105,35 +173,40 @@ def _table(title: str, columns: Sequence[Column], summary: pd.DataFrame) -> Tabl
         pad_edge=False,
         show_edge=False,
     )
-    table.add_column("model", max_width=NAME_WIDTH, overflow="fold", vertical="bottom")
+    names = [*labels(summary), *(row.model for row in absent)]
+    places = [family or "" for family in summary["family"].fillna("")]
+    indent = "  " if any(places) or absent else ""
+    width = min(NAME_WIDTH, max(len(indent) + len(name) for name in [*names, "model"]))
+    table.add_column("model", width=width, overflow="fold", vertical="bottom")
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True, vertical="bottom")
-    family: str | None = None
-    for label, row in zip(labels(summary), summary.to_dict("records"), strict=True):
-        if row["family"] and row["family"] != family:
-            family = row["family"]
-            table.add_row(Text(str(family), style="italic"))
-        table.add_row(
-            Text(f"  {label}" if row["family"] else label),
-            *(_cell(column, row) for column in columns),
-        )
-    return table
+    rows = list(zip(places, names, _cells(columns, summary), strict=False))
+    for place in dict.fromkeys([*places, *(row.family for row in absent)]):
+        if place:
+            table.add_row(Text(place, style="italic"))
+        for of_place, name, cells in rows:
+            if of_place == place:
+                table.add_row(Text(f"{indent if place else ''}{name}"), *cells)
+        for row in absent:
+            if row.family == place:
+                table.add_row(Text(f"{indent}{row.model}"))
+    return _WithReasons(table, {f"{indent}{row.model}": row.reason for row in absent})
 
 
-def summary_tables(summary: pd.DataFrame) -> Iterable[Table]:
+def summary_tables(
+    summary: pd.DataFrame, absent: Sequence[Absent] = ()
+) -> Iterable[RenderableType]:
     """Return the two tables of a summary: shares of the wall time, and the cost of a request.
 
-    Rows of one family stand together, in the order in which the families first appear.
+    Rows of one family stand together, in the order in which the families first appear; after them
+    the models that could not be run, with the reason.
     """
-    families = list(dict.fromkeys(summary["family"]))
-    ordered = summary.sort_values(
-        "family", key=lambda column: column.map(families.index), kind="stable", ignore_index=True
-    )
-    yield _table("Where the wall time of the server's threads went (%)", SHARE_COLUMNS, ordered)
-    yield _table("What a request cost", COST_COLUMNS, ordered)
+    title = "Where the wall time of the server's threads went (%)"
+    yield _table(title, SHARE_COLUMNS, summary, absent)
+    yield _table("What a request cost", COST_COLUMNS, summary, absent)
 
 
-def render(parts: Iterable[Table | Text | str], *, colour: bool = False, width: int = WIDTH) -> str:
+def render(parts: Iterable[RenderableType], *, colour: bool = False, width: int = WIDTH) -> str:
     """Return tables and lines as text; escape sequences only if ``colour``."""
     file = io.StringIO()
     console = Console(

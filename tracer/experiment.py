@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from servers.load import Load, LoadError, LoadOptions, Result
 from servers.models import Model
 from tracer import progress
 from tracer.errors import IophaseError
+from tracer.network import Network
 from tracer.reference import ReferenceServer
 from tracer.session import Session
 from tracer.stopping import Wish
@@ -42,33 +44,52 @@ def run_model(
     *,
     wish: Wish,
     label: str,
+    network: Network,
+    transport: str = "tcp",
     server_arguments: Sequence[str] = (),
     force: bool = False,
 ) -> Outcome:
     """Run the server of ``model`` under load, traced, and leave its trace in ``output``.
 
     Connections are made while the server is traced already, so accepting them is in the trace.
-    ``program`` is attached; ``label`` begins what is shown on the way. A wish to stop ends the load
-    early and keeps what was measured. Raises ``IophaseError``.
+    ``program`` is attached, ``network`` is open, ``transport`` is tcp, tcp6, udp or unix; ``label``
+    begins what is shown on the way. A wish to stop ends the load early and keeps what was measured.
+    Raises ``IophaseError``.
     """
+    arguments = [*_where(model, transport, network), *server_arguments]
     options = replace(options, suffix="_SB" if model.name == "selectors" else options.suffix)
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(Session(program, output, model=model.name, force=force))
-        server = stack.enter_context(ReferenceServer(model, server_arguments))
+        server = stack.enter_context(network.at_server(ReferenceServer, model, arguments))
         try:
-            load = stack.enter_context(Load(server.address, options))
+            load = Load(server.address, options)
+            stack.push(load)
+            network.at_clients(load.__enter__)
             with wish.heeded():
                 session.follow([server.pid])
                 load.connect()
                 result = _run(load, wish, session, label)
         except LoadError as error:
-            raise IophaseError(f"{model.name}: {error}") from error
+            raise IophaseError(str(error), error.exit_code) from error
         session.stop()
         counters = server.stop()
-        workload = {**result.to_json(), "server": counters}
+        workload = {
+            **result.to_json(),
+            "transport": transport,
+            "network": network.to_json(),
+            "server": counters,
+        }
         with progress.conversion(f"{label}: writing the trace") as show:
             info = session.save(workload=workload, progress=show)
         return Outcome(info, result, counters)
+
+
+def _where(model: Model, transport: str, network: Network) -> list[str]:
+    """Return the arguments that say where a server listens."""
+    if transport == "unix":
+        return ["--unix", f"@iophase-{os.getpid()}-{model.name}"]
+    udp = ["--udp"] if transport == "udp" else []
+    return [*udp, "--host", network.host(transport)]
 
 
 def _run(load: Load, wish: Wish, session: Session, label: str) -> Result:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +22,15 @@ __all__ = ("ReferenceServer",)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _STOP_S = 10.0
 """A server that has been told to stop answers within milliseconds; one that does not is killed."""
+_AGAIN_S = 1.0
+"""A signal that comes just before Python enters a blocking call is not seen until the next one."""
 
 
 class ReferenceServer:
-    """The server of ``model``, listening while the context is open; ``counters`` after ``stop``."""
+    """The server of ``model``, listening while the context is open; ``counters`` after ``stop``.
+
+    It ends also when the thread that made it does, even by SIGKILL.
+    """
 
     def __init__(self, model: Model, arguments: Sequence[str] = ()) -> None:
         """Start it with ``arguments`` and wait until it listens; raise ``IophaseError``."""
@@ -60,10 +66,8 @@ class ReferenceServer:
 
     def stop(self) -> dict[str, Any]:
         """Stop the server and return what it counted; raise ``IophaseError`` if it had failed."""
-        if self._process.returncode is None:
-            self._process.terminate()
         try:
-            output, errors = self._process.communicate(timeout=_STOP_S)
+            output, errors = self._end()
         except subprocess.TimeoutExpired as error:
             self._process.kill()
             self._process.communicate()
@@ -73,6 +77,17 @@ class ReferenceServer:
             raise IophaseError(f"{self.model.name} server: {reason or 'failed'}")
         self.counters = json.loads(output)
         return self.counters
+
+    def _end(self) -> tuple[str, str]:
+        """Return what it printed at its end; raise ``TimeoutExpired`` if it does not come."""
+        limit = time.monotonic() + _STOP_S
+        while True:
+            self._process.terminate()
+            try:
+                return self._process.communicate(timeout=_AGAIN_S)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > limit:
+                    raise
 
     def __enter__(self) -> Self:
         return self
@@ -84,9 +99,8 @@ class ReferenceServer:
         traceback: TracebackType | None,
     ) -> None:
         if self._process.poll() is None:
-            self._process.terminate()
             try:
-                self._process.communicate(timeout=_STOP_S)
+                self._end()
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.communicate()

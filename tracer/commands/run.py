@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING
 from tracer.errors import FAILED, LOST, USAGE, IophaseError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from servers.load import LoadOptions
     from servers.models import Model
     from tracer.experiment import Outcome
+    from tracer.network import Network
 
 __all__ = ("Run",)
 
 _DURATION_S = 3.0
 """Long enough for steady shares, short enough that six models take half a minute."""
-_CONNECTIONS = 10
+
+_LINK = ("delay", "loss", "bandwidth")
+"""The arguments that shape a network, and need one."""
 
 
 class Run:
@@ -28,52 +33,57 @@ class Run:
 
     One model after the other: its server is started, traced, and put under load by a generator in
     a process of its own, which verifies every reply. Each model leaves a trace directory; the
-    table at the end is that of 'iophase report'. Ctrl-C ends the current model early and keeps it.
+    table at the end is that of 'iophase report', and a model that cannot run here, or cannot take
+    such a load, is a row with the reason. Ctrl-C ends the current model early and keeps it.
+
+    With --network veth, server and clients are in network namespaces of their own, which are
+    removed at the end; --delay, --loss and --bandwidth hold for each direction.
 
     Examples:
       sudo iophase run select epoll
       sudo iophase run --all -d 5
       sudo iophase run epoll --connections 100 --idle 900 --size 1024 -o traces/crowd
-      sudo iophase run blocking threads --rate 1000
+      sudo iophase run blocking threads --rate 1000 --poisson
+      sudo iophase run epoll io_uring --size 64,4096,65536 --transport unix
+      sudo iophase run --all --network veth --delay 5 --bandwidth 100
     """
 
     def prepare_parser(self, parser: ArgumentParser) -> None:
-        """Add the models and the load."""
+        """Add the models, the load generator's own arguments, and the network."""
+        from servers.load import add_options
+
         add = parser.add_argument
         add("models", metavar="MODEL", nargs="*", help="names from 'iophase models'")
         add("--all", action="store_true", help="every model that this host can run")
         add("-o", "--output", type=Path, metavar="DIR", help="where (default: traces/run-TIME)")
         add("--force", action="store_true", help="replace traces that are there")
-        add("-c", "--connections", type=int, default=_CONNECTIONS, metavar="N",
-            help="busy connections (default %(default)s)")  # fmt: skip
-        add("--idle", type=int, default=0, metavar="N", help="silent connections beside them")
-        add("--size", type=int, default=64, metavar="B", help="bytes of a message (default 64)")
-        add("-d", "--duration", type=float, default=None, metavar="S",
-            help=f"seconds of load for each model (default {_DURATION_S:g})")  # fmt: skip
-        add("--messages", type=int, metavar="N", help="exactly N messages instead")
-        add("--rate", type=float, metavar="R", help="messages/s (default: as fast as they answer)")
         add("--work", type=int, default=0, metavar="MICROSECONDS",
             help="CPU time that the server burns on each message")  # fmt: skip
         add("--backend", choices=("fentry", "kprobe", "tracepoint"),
             help="attach functions this way only (default: the best that works)")  # fmt: skip
         add("--strict", action="store_true", help="exit with 3 when records were lost")
         add("--json", action="store_true", help="print the numbers as JSON")
+        add_options(parser.add_argument_group("load"), _DURATION_S)
+        _add_network(parser)
 
     def run(self, args: Namespace) -> int:
         """Run the models and print the report."""
         models = _models(args)
         output = args.output or Path("traces") / time.strftime("run-%Y%m%d-%H%M%S")
-        done, problems = _run_all(models, args, output)
+        absent = _unfit(models, args)
+        done, problems = _run_all([m for m in models if m.name not in absent], args, output)
+        absent |= problems
         if not done:
-            raise IophaseError(problems[0] if problems else "run: none of them is for this host")
-        problems += [f"{name}: {why}" for name, o in done.items() if (why := _trouble(o))]
-        _report([output / name for name in done], args.json)
+            reasons = [f"{name}: {reason}" for name, reason in absent.items()]
+            raise IophaseError(reasons[0] if reasons else "run: stopped before the first model")
+        troubles = {name: why for name, outcome in done.items() if (why := _trouble(outcome))}
+        _report([output / name for name in done], absent, args.json)
         print(f"\ntraces: {output}/", file=sys.stderr if args.json else sys.stdout, flush=True)
-        for problem in problems:
-            print(f"iophase: {problem}", file=sys.stderr)
+        for name, problem in (problems | troubles).items():
+            print(f"iophase: {name}: {problem}", file=sys.stderr)
         if args.strict and any(_lost(outcome) for outcome in done.values()):
             return LOST
-        return FAILED if problems else 0
+        return FAILED if problems or troubles else 0
 
 
 def _models(args: Namespace) -> list[Model]:
@@ -89,9 +99,17 @@ def _models(args: Namespace) -> list[Model]:
         raise IophaseError(f"{error.args[0]}; see 'iophase models'", USAGE) from None
 
 
+def _unfit(models: list[Model], args: Namespace) -> dict[str, str]:
+    """Return the models that cannot run here, or cannot take such a load, each with the reason."""
+    clients = args.connections + args.idle
+    reasons = {m.name: m.missing() or m.refuses(args.transport, clients) for m in models}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
 def _run_all(
     models: list[Model], args: Namespace, output: Path
-) -> tuple[dict[str, Outcome], list[str]]:
+) -> tuple[dict[str, Outcome], dict[str, str]]:
+    """Return what came of the models, and the reasons of those that failed."""
     from tracer import privileges, progress
     from tracer.experiment import run_model
     from tracer.session import attached_program
@@ -100,17 +118,17 @@ def _run_all(
     options = _options(args)
     server_arguments = ["--work", str(args.work)] if args.work else []
     done: dict[str, Outcome] = {}
-    problems: list[str] = []
-    with stopping() as wish, attached_program(args.backend) as program:
+    problems: dict[str, str] = {}
+    if not models:
+        return done, problems
+    with stopping() as wish, _network(args) as network, attached_program(args.backend) as program:
         privileges.drop()
+        network.drop_privileges()
         for number, model in enumerate(models, 1):
             label = f"[{number}/{len(models)}] {model.name}"
             if wish.stop:
                 progress.step(f"stopped before {', '.join(m.name for m in models[number - 1 :])}")
                 break
-            if (reason := model.missing()) is not None:
-                progress.step(f"{label}: not on this host: {reason}")
-                continue
             progress.step(f"{label} ...")
             try:
                 done[model.name] = run_model(
@@ -120,42 +138,70 @@ def _run_all(
                     output / model.name,
                     wish=wish,
                     label=label,
+                    network=network,
+                    transport=args.transport,
                     server_arguments=server_arguments,
                     force=args.force,
                 )
             except IophaseError as error:
                 if error.exit_code == USAGE:
                     raise
-                problems.append(f"{model.name}: {error}")
+                problems[model.name] = str(error)
     return done, problems
 
 
 def _options(args: Namespace) -> LoadOptions:
-    from servers.load import LoadOptions
+    """Return the load that the command line names; raise ``IophaseError`` if there is no such."""
+    from servers.load import options_of
 
-    duration = args.duration
-    if duration is None and args.messages is None:
-        duration = _DURATION_S
-    return LoadOptions(
-        connections=args.connections,
-        idle=args.idle,
-        sizes=(args.size,),
-        rate=args.rate,
-        duration=duration,
-        messages=args.messages,
-    )
+    options = options_of(args, _DURATION_S)
+    if (problem := options.problem(args.transport)) is not None:
+        raise IophaseError(f"run: {problem}", USAGE)
+    return options
 
 
-def _report(directories: list[Path], as_json: bool) -> None:
+def _add_network(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("network").add_argument
+    add("--transport", choices=("tcp", "tcp6", "udp", "unix"), default="tcp",
+        help="tcp6: TCP over IPv6; unix: stream sockets (default tcp)")  # fmt: skip
+    add("--network", choices=("loopback", "veth"), default="loopback",
+        help="veth: server and clients in namespaces of their own (default loopback)")  # fmt: skip
+    add("--delay", type=float, metavar="MS", help="for each packet, on its way; needs netem")
+    add("--loss", type=float, metavar="PERCENT", help="packets that vanish; needs netem")
+    add("--bandwidth", type=float, metavar="MBIT", help="million bits/s; needs tbf")
+
+
+def _network(args: Namespace) -> AbstractContextManager[Network]:
+    """Return the network of the command line, made; raise ``IophaseError`` where that fails."""
+    from contextlib import nullcontext
+
+    from tracer.namespaces import Link
+    from tracer.network import Loopback, Veth
+
+    shaped = [f"--{name}" for name in _LINK if getattr(args, name) is not None]
+    if args.network == "loopback":
+        if shaped:
+            raise IophaseError(f"run: {shaped[0]} needs --network veth", USAGE)
+        return nullcontext(Loopback())
+    if args.transport == "unix":
+        raise IophaseError("run: --transport unix crosses no network: leave out --network", USAGE)
+    link = Link(args.delay or 0.0, args.loss or 0.0, args.bandwidth)
+    if (problem := link.problem()) is not None:
+        raise IophaseError(f"run: {problem}", USAGE)
+    return Veth(link)
+
+
+def _report(directories: list[Path], absent: dict[str, str], as_json: bool) -> None:
     from analysis.report import report_json, report_text
     from servers.models import MODELS
 
     families = {model.name: model.family for model in MODELS}
     if as_json:
-        print(report_json(directories, families=families))
+        print(report_json(directories, families=families, absent=absent))
         return
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(report_text(directories, families=families, colour=colour).rstrip("\n"))
+    text = report_text(directories, families=families, absent=absent, colour=colour)
+    print(text.rstrip("\n"))
 
 
 def _trouble(outcome: Outcome) -> str | None:
