@@ -1,0 +1,52 @@
+"""Every model's server, by the best backend: no message, byte or delivery is missed or doubled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from probes.plan import Backend, Plan
+from probes.program import Program
+from servers.load import LoadOptions
+from servers.models import MODELS, by_name
+from tests.live.recording import assert_closed, total
+from tests.matrix.workloads import served
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+
+MESSAGES = 53
+SIZES = (1, 509, 4093)
+CONNECTIONS = 2
+
+
+@pytest.fixture
+def best(compiled: Program, plans: dict[Backend, Plan]) -> Program:
+    """The program, attached by the best backend of this kernel."""
+    plan = next(iter(plans.values()))
+    if not compiled.attached or compiled.plan is not plan:
+        compiled.detach()
+        compiled.attach(plan)
+    return compiled
+
+
+@pytest.mark.parametrize("model", [model.name for model in MODELS])
+def test_every_message_is_received_and_delivered_once(
+    model: str, best: Program, tmp_path: Path
+) -> None:
+    if (reason := by_name(model).missing()) is not None:
+        pytest.skip(reason)
+    options = LoadOptions(
+        connections=CONNECTIONS,
+        messages=MESSAGES,
+        sizes=SIZES,
+        suffix="_SB" if model == "selectors" else "",
+        timeout=60.0,
+    )
+    trace, result, counters = served(best, tmp_path / "trace", model, options, CONNECTIONS)
+    assert counters["messages"] == result.messages == result.verified == MESSAGES
+    received = total(trace.calls["bytes"])
+    assert received == counters["bytes_received"] == result.bytes_sent
+    assert total(trace.deliveries["bytes"]) == received == total(trace.threads["bytes"])
+    assert len(trace.deliveries) == MESSAGES
+    assert_closed(trace)
