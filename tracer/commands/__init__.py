@@ -12,7 +12,10 @@ from typing import Protocol
 
 __all__ = ("VERBS", "Command")
 
-VERBS = ("doctor", "models", "run", "record", "report", "claims", "export", "serve", "load", "lab")
+VERBS = (
+    "doctor", "models", "run", "record", "top", "report", "claims", "export", "serve", "load",
+    "lab",
+)  # fmt: skip
 """The verbs, in the order in which the help shows them."""
 
 

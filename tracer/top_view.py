@@ -1,0 +1,123 @@
+"""Draws ``top``: a header that always shows losses and cost, and a table that fits 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Group as Lines
+from rich.table import Table
+from rich.text import Text
+
+from analysis.units import bytes_text, count_text, share_text, time_text
+from tracer.top_state import TopState
+from tracer.top_window import Group
+
+__all__ = ("SORTS", "VIEWS", "View", "draw")
+
+VIEWS = {"p": "pid", "t": "tid", "c": "socket"}
+"""Keys of the views, and what is a line in each."""
+_TITLES = {"pid": "processes", "tid": "threads", "socket": "connections"}
+
+SORTS: dict[str, tuple[str, Callable[[Group], float]]] = {
+    "n": ("calls/s", lambda group: group.calls),
+    "b": ("received/s", lambda group: group.bytes),
+    "w": ("wait", lambda group: group.wait),
+    "y": ("copy", lambda group: group.copy),
+    "l": ("longest", lambda group: group.longest or 0.0),
+}
+"""Keys of the orders, largest first."""
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_FRAME_LINES = 6
+"""Lines of the screen that are no rows of the table."""
+_KEYS = "p/t/c view  n/b/w/y/l sort  space pause  q quit"
+
+
+@dataclass(frozen=True)
+class View:
+    """What the user has chosen to see."""
+
+    column: str = "pid"
+    sort: str = "n"
+    paused: bool = False
+
+    def pressed(self, key: str) -> View:
+        """Return the view after a key; keys that mean nothing change nothing."""
+        if key in VIEWS:
+            return replace(self, column=VIEWS[key], sort="l" if key == "c" else "n")
+        if key in SORTS:
+            return replace(self, sort=key)
+        return replace(self, paused=not self.paused) if key == " " else self
+
+
+def draw(state: TopState, groups: list[Group], view: View, elapsed_s: float, height: int) -> Lines:
+    """Return the whole picture; ``height`` is that of the terminal."""
+    _, largest = SORTS[view.sort]
+    shown = sorted(groups, key=largest, reverse=True)[: max(1, height - _FRAME_LINES)]
+    return Lines(
+        _header(state, view, elapsed_s, len(groups)),
+        _table(state, shown, view),
+        Text(_KEYS, style="dim"),
+    )
+
+
+def _header(state: TopState, view: View, elapsed_s: float, lines: int) -> Text:
+    lost = f"LOST {count_text(state.lost)}" if state.lost else "lost 0"
+    what = f"{lines} {_TITLES[view.column]} by {SORTS[view.sort][0]}"
+    return Text.assemble(
+        (f"iophase top  {elapsed_s:.0f} s  {what}", "bold"),
+        ("  PAUSED" if view.paused else "", "bold yellow"),
+        "\n",
+        (lost, "bold red" if state.lost else "green"),
+        f" of {count_text(state.emitted)} records, own cost {state.cpu_share:.1%} of a CPU",
+    )
+
+
+def _table(state: TopState, groups: Sequence[Group], view: View) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=False)
+    first = {"pid": "process", "tid": "thread", "socket": "remote"}[view.column]
+    table.add_column(first, no_wrap=True, max_width=24, overflow="ellipsis")
+    if view.column != "socket":
+        table.add_column("model", no_wrap=True, max_width=14, overflow="ellipsis")
+    for heading in ("calls/s", "recv/s", "wait", "copy"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    ends = ("p99", "longest") if view.column != "socket" else ("p50", "p99", "longest")
+    for heading in ends:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for group in groups:
+        times = [group.p99, group.longest]
+        model = [] if view.column == "socket" else [_model(state, group)]
+        if view.column == "socket":
+            times.insert(0, group.p50)
+        table.add_row(
+            _name(state, group, view.column),
+            *model,
+            count_text(group.calls),
+            bytes_text(group.bytes),
+            share_text(group.wait),
+            share_text(group.copy),
+            *(time_text(time) for time in times),
+            _bars(list(state.history.get((view.column, group.key), ()))),
+        )
+    return table
+
+
+def _model(state: TopState, group: Group) -> str:
+    return state.models.get(group.pid, "").replace("-triggered", "")
+
+
+def _name(state: TopState, group: Group, column: str) -> str:
+    if column == "socket":
+        return state.names.sockets.get(group.key, f"socket {group.key}")
+    names = state.names.processes if column == "pid" else state.names.threads
+    return f"{group.key} {names.get(group.key, '')}"
+
+
+def _bars(past: list[float]) -> str:
+    """Draw the last intervals, the largest as high as the line."""
+    most = max(past, default=0.0)
+    if not most:
+        return ""
+    return "".join(_BARS[round(value / most * (len(_BARS) - 1))] for value in past[-8:])

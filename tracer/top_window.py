@@ -1,0 +1,214 @@
+"""What happened in the last interval, added up: by process, by thread, by connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.calls import CALLS
+from probes.layout import FLAGS, KINDS, NAME, SOCKET
+from tracer.addresses import printed_addresses
+from tracer.ring import Records
+
+__all__ = ("Group", "Names", "Window", "frame_of")
+
+Ints = NDArray[np.int64]
+
+_RECEIVES = np.array([call.kind in ("receive", "submit") for call in CALLS])
+_NOTHING = -1
+
+
+@dataclass
+class Group:
+    """One line: a process, a thread or a connection, over one interval.
+
+    Shares are of the interval's time, of all its threads together; times in ns, None is unknown.
+    """
+
+    key: int
+    pid: int
+    calls: float
+    """Per second, as are ``bytes``."""
+    bytes: float
+    wait: float
+    copy: float
+    cpu: float
+    """On the CPU in the calls: spin + check + copy + overhead."""
+    deliveries: int
+    p50: float | None
+    p99: float | None
+    longest: float | None
+
+
+class Names:
+    """What threads and sockets are called, as far as their records have come by."""
+
+    def __init__(self) -> None:
+        self.threads: dict[int, str] = {}
+        self.processes: dict[int, str] = {}
+        self.sockets: dict[int, str] = {}
+
+    def learn(self, records: Records) -> None:
+        """Take in NAME and SOCKET records."""
+        for name in records[records["kind"] == KINDS["NAME"]].view(NAME):
+            comm = bytes(name["comm"]).decode("utf-8", "backslashreplace")
+            comm = "".join(c if c.isprintable() else "?" for c in comm)
+            self.threads[int(name["tid"])] = comm
+            if name["tid"] == name["pid"] or int(name["pid"]) not in self.processes:
+                self.processes[int(name["pid"])] = comm
+        sockets = records[records["kind"] == KINDS["SOCKET"]].view(SOCKET)
+        if len(sockets):
+            remote = printed_addresses(sockets, "remote")
+            for inode, end in zip(sockets["socket"], remote, strict=True):
+                if end is not None:
+                    self.sockets[int(inode)] = str(end)
+
+
+class Window:
+    """The records of one interval of ``seconds`` that ended at ``now_ns``."""
+
+    def __init__(self, records: Records, now_ns: int, seconds: float) -> None:
+        self._seconds = seconds
+        self._begin = now_ns - int(seconds * 1e9)
+        kind = records["kind"]
+        self.calls = records[kind == KINDS["CALL"]]
+        delivered = (records["flags"] & FLAGS["DELIVERED"]) != 0
+        known = (records["flags"] & FLAGS["READY_UNKNOWN"]) == 0
+        carries = ((kind == KINDS["DELIVERY"]) | ((kind == KINDS["CALL"]) & delivered)) & known
+        self._arrivals = records[carries]
+        self._phases = _clipped(self.calls, self._begin)
+
+    def by(self, column: str) -> list[Group]:
+        """Return the groups by ``pid``, ``tid`` or ``socket`` (0, none, is left out)."""
+        keys = self.calls[column].astype(np.int64)
+        arrival_keys = self._arrivals[column].astype(np.int64)
+        groups = np.unique(np.concatenate([keys, arrival_keys]))
+        groups = groups[groups > 0] if column == "socket" else groups
+        sums = self._sums(groups, keys)
+        quantiles = self._quantiles(groups, arrival_keys)
+        pids = self._pids(groups, keys, arrival_keys, column)
+        found = []
+        for at, key in enumerate(groups.tolist()):
+            calls, received, wait, copy, cpu = (column[at] for column in sums)
+            deliveries, p50, p99, longest = quantiles[at]
+            found.append(
+                Group(
+                    key=key,
+                    pid=int(pids[at]),
+                    calls=calls,
+                    bytes=received,
+                    wait=wait,
+                    copy=copy,
+                    cpu=cpu,
+                    deliveries=deliveries,
+                    p50=p50,
+                    p99=p99,
+                    longest=longest,
+                )
+            )
+        return found
+
+    def _sums(self, groups: Ints, keys: Ints) -> list[list[float]]:
+        place, known = _places(groups, keys)
+        phases = {name: values[known] for name, values in self._phases.items()}
+        received = np.where(_RECEIVES[self.calls["call"]], self.calls["bytes"], 0)[known]
+
+        def total(values: NDArray[Any]) -> NDArray[np.float64]:
+            summed = np.zeros(len(groups))
+            np.add.at(summed, place, values)
+            return summed
+
+        wait = sum((total(phases[name]) for name in ("sleep", "runq", "spin", "check")), 0.0)
+        cpu = sum((total(phases[name]) for name in ("spin", "check", "copy", "overhead")), 0.0)
+        span = self._seconds * 1e9
+        columns = (
+            total(np.ones(len(place))) / self._seconds,
+            total(received) / self._seconds,
+            wait / span,
+            total(phases["copy"]) / span,
+            cpu / span,
+        )
+        return [list(np.atleast_1d(column)) for column in columns]
+
+    def _quantiles(
+        self, groups: Ints, keys: Ints
+    ) -> list[tuple[int, float | None, float | None, float | None]]:
+        """Return deliveries, p50, p99 and the longest of ready -> copied, by group."""
+        place, known = _places(groups, keys)
+        waited = self._arrivals["copied"].astype(np.int64) - self._arrivals["ready"].astype(
+            np.int64
+        )
+        waited = np.maximum(waited[known], 0)
+        order = np.lexsort((waited, place))
+        waited, place = waited[order], place[order]
+        edges = np.searchsorted(place, np.arange(len(groups) + 1))
+        found: list[tuple[int, float | None, float | None, float | None]] = []
+        for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            if begin == end:
+                found.append((0, None, None, None))
+                continue
+            at = [begin + int(share * (end - begin - 1)) for share in (0.5, 0.99, 1.0)]
+            p50, p99, longest = (float(waited[position]) for position in at)
+            found.append((end - begin, p50, p99, longest))
+        return found
+
+    def _pids(self, groups: Ints, keys: Ints, arrival_keys: Ints, column: str) -> Ints:
+        if column == "pid":
+            return groups
+        pids = np.full(len(groups), _NOTHING, np.int64)
+        for own, records in ((arrival_keys, self._arrivals), (keys, self.calls)):
+            place, known = _places(groups, own)
+            pids[place] = records["pid"][known]
+        return pids
+
+
+def _places(groups: Ints, keys: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return where each known key stands among the sorted groups, and which keys are known."""
+    if not len(groups):
+        return np.empty(0, np.int64), np.zeros(len(keys), bool)
+    place = np.minimum(np.searchsorted(groups, keys), len(groups) - 1)
+    known = groups[place] == keys
+    return place[known], known
+
+
+def _clipped(calls: Records, begin: int) -> dict[str, Ints]:
+    """Return the phases of calls, without what of their sleep was before ``begin``."""
+    phases = {
+        name: calls[name].astype(np.int64) for name in ("sleep", "runq", "spin", "check", "copy")
+    }
+    phases["copy"][(calls["flags"] & FLAGS["COPY_UNKNOWN"]) != 0] = 0
+    phases["overhead"] = calls["duration"].astype(np.int64) - sum(phases.values())
+    earlier = np.maximum(begin - calls["ts"].astype(np.int64), 0)
+    phases["sleep"] = np.maximum(phases["sleep"] - earlier, 0)
+    return phases
+
+
+def frame_of(calls: Records, contexts: Sequence[str]) -> Any:
+    """Return CALL records as the columns of ``calls.csv`` that recognition reads."""
+    import pandas as pd
+
+    unfinished = (calls["flags"] & FLAGS["UNFINISHED"]) != 0
+    kinds = np.array([call.kind for call in CALLS])[calls["call"]]
+    result = calls["result"].astype(np.int64)
+    columns: dict[str, Any] = {
+        "ts_ns": calls["ts"].astype(np.int64),
+        "duration_ns": calls["duration"].astype(np.int64),
+        "pid": calls["pid"].astype(np.int64),
+        "tid": calls["tid"].astype(np.int64),
+        "context": np.array(contexts)[calls["context"]],
+        "call": np.array([call.name for call in CALLS])[calls["call"]],
+        "socket": calls["socket"].astype(np.int64),
+        "nfds": calls["nfds"].astype(np.int64),
+        "ready": pd.array(result, dtype="Int64"),
+        "result": pd.array(result, dtype="Int64"),
+        "bytes": pd.array(calls["bytes"].astype(np.int64), dtype="Int64"),
+        **{f"{name}_ns": values for name, values in _clipped(calls, 0).items()},
+    }
+    columns["ready"][(kinds != "wait") | unfinished | (result < 0)] = pd.NA
+    columns["result"][unfinished] = pd.NA
+    columns["bytes"][~_RECEIVES[calls["call"]] | unfinished] = pd.NA
+    return pd.DataFrame(columns).sort_values(["tid", "ts_ns"], ignore_index=True)
