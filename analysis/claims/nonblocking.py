@@ -91,9 +91,9 @@ def _burns(evidence: Evidence) -> Finding:
     )
     return Finding(
         outcome_of(ratio.at_least(GREATLY)),
-        f"At the same {RATE:.0f} requests/s the polling server was on a CPU for"
-        f" {np.mean(polling):.0%} of the time (it gave it up of its own accord {given_up} times),"
-        f" the blocking one for {np.mean(blocking):.1%}: {ratio.value:.0f} times as much.",
+        f"At the same {RATE:.0f} requests/s the polling server took {ratio.value:.0f} times the CPU"
+        f" time of the blocking one: {np.mean(polling):.0%} of a CPU, which it gave up of its own"
+        f" accord {given_up} times, against {np.mean(blocking):.1%}.",
         pairs_text(ratio, polling),
         (
             Figure("CPU time, polling / blocking", ratio),

@@ -79,19 +79,20 @@ def _shown(trace: Path, output: Path) -> str:
 
 
 def _shortened(names: Iterable[str]) -> list[str]:
-    """Return the names, those that differ only in their number together: ``epoll-m1009.{1,2}``."""
-    numbers: dict[str, list[str]] = {}
+    """Return the names, repetitions together: ``epoll-m1009.1-3`` are three."""
+    numbers: dict[str, list[int]] = {}
     for name in names:
         match = _NUMBERED.fullmatch(name)
-        numbers.setdefault(match[1] if match else name, []).append(match[2] if match else "")
-    return [
-        f"{name}.{own[0]}"
-        if len(own) == 1 and own[0]
-        else f"{name}.{{{','.join(own)}}}"
-        if own[0]
-        else name
-        for name, own in numbers.items()
-    ]
+        own = numbers.setdefault(match[1] if match else name, [])
+        if match:
+            own.append(int(match[2]))
+    return [f"{name}{_numbers(own)}" for name, own in numbers.items()]
+
+
+def _numbers(own: Sequence[int]) -> str:
+    if not own:
+        return ""
+    return f".{min(own)}" if len(own) == 1 else f".{min(own)}-{max(own)}"
 
 
 def verdicts_json(verdicts: Sequence[Verdict], host: dict[str, Any]) -> str:

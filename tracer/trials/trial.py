@@ -22,10 +22,10 @@ def run(trial: Callable[[], dict[str, Any]]) -> None:
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """Return both ends of a TCP connection on loopback."""
+    """Return both ends of a TCP connection on loopback: the accepted one, as of a server, first."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
     for end in (near, far):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return near, far
