@@ -35,7 +35,8 @@ _RECEIVES = ("read", "readv", "recvfrom", "recvmsg", "recvmmsg")
 
 _SELDOM = 0.05
 """A receive can sleep for another reason, a page that must be brought in, a lock: below this share
-of a thread's receives, and where something else waits for data, it says nothing of the model."""
+of a thread's receives, and where something else waits for data, it says nothing of the model. The
+same holds for a waiting call that is made once beside many of another kind."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def answers(
             if model == "io_uring" and one.pid in polled:
                 model = "io_uring SQPOLL"
             grouped.setdefault((one.pid, model), []).append(one)
+    _join_blocking(grouped)
     _leave_out_signal_threads(grouped)
     said = [
         Answer(
@@ -88,6 +90,23 @@ def answers(
         for (pid, model), members in grouped.items()
     ]
     return sorted(said, key=lambda one: (-received[one.pid], one.pid, -len(one.tids)))
+
+
+def _join_blocking(grouped: dict[tuple[int, str], list[Activity]]) -> None:
+    """Count threads that found data at once among their siblings that blocked in the same calls.
+
+    Where a process has a thread for each connection, some find their only request there already: a
+    thread that has no call to wait in, and never met EAGAIN, does what the others do.
+    """
+    for pid, model in [key for key in grouped if key[1] == "unknown"]:
+        if (blocking := grouped.get((pid, "blocking"))) is None:
+            continue
+        calls = {name for one in blocking for name, _ in one.by_call() if name in _RECEIVES}
+        alike = [one for one in grouped[pid, model] if {name for name, _ in one.by_call()} <= calls]
+        blocking += alike
+        grouped[pid, model] = [one for one in grouped[pid, model] if one not in alike]
+        if not grouped[pid, model]:
+            del grouped[pid, model]
 
 
 def _leave_out_signal_threads(grouped: dict[tuple[int, str], list[Activity]]) -> None:
@@ -158,10 +177,13 @@ def _asynchronous(one: Activity) -> list[str]:
 
 def _multiplexing(one: Activity, interest: Mapping[str, int]) -> list[str]:
     """Return the calls that really wait: that slept, or that reported something."""
-    models = [name for name, calls in _FAMILIES.items() if one.waits(*calls)]
-    if one.waits(*_EPOLL):
-        models.append(_epoll(interest))
-    return models
+    families = {**_FAMILIES, _epoll(interest): _EPOLL}
+    most = max(one.calls(*calls) for calls in families.values())
+    return [
+        name
+        for name, calls in families.items()
+        if one.waits(*calls) and one.calls(*calls) > _SELDOM * most
+    ]
 
 
 def _epoll(interest: Mapping[str, int]) -> str:
