@@ -138,10 +138,14 @@ static __always_inline u32 taken_end(struct thread_state *t, struct socket_state
     return s->last_end - queued_messages(sk);
 }
 
-/* Has the oldest arrival been taken completely? */
+/* Has the oldest arrival been taken: of a stream all of it, else one of its messages? */
 static __always_inline int arrival_taken(struct socket_state *s, u32 taken)
 {
-    return s->head != s->tail && (s32)(taken - s->arrivals[s->head & (ARRIVALS - 1)].end) >= 0;
+    if (s->head == s->tail)
+        return 0;
+    if (!s->stream)
+        return (s32)(taken - s->taken_end) > 0;
+    return (s32)(taken - s->arrivals[s->head & (ARRIVALS - 1)].end) >= 0;
 }
 
 /* Of the oldest arrival a part has been taken: the rest is for a later call, but it has been noticed. */
@@ -151,7 +155,10 @@ static __always_inline void note_partial(struct thread_state *t, struct socket_s
         s->head_noticed = noticed_at(t, s->arrivals[s->head & (ARRIVALS - 1)].ready);
 }
 
-/* Fills the delivery of `r` with the oldest arrival, and removes it. */
+/*
+ * Fills the delivery of `r` with the oldest arrival, and removes it; of an arrival that joins several messages, one
+ * message.
+ */
 static __always_inline void take_arrival(struct thread_state *t, struct socket_state *s, struct call_record *r,
                                          u64 now, u32 received)
 {
@@ -167,9 +174,34 @@ static __always_inline void take_arrival(struct thread_state *t, struct socket_s
         r->notifier = a->notifier;
         r->waker = a->waker;
     }
-    s->taken_end = a->end;
+    s->taken_end = s->stream ? a->end : s->taken_end + 1;
+    if ((s32)(s->taken_end - a->end) < 0)
+        return;
     s->head_noticed = 0;
     s->head += 1;
+}
+
+/*
+ * Messages that a receive took beyond those it has delivered are gone, too: from a unix stream it takes several at
+ * once, and their sizes are not known.
+ */
+static __always_inline void forget_messages(struct socket_state *s, u32 taken)
+{
+    if ((s32)(taken - s->taken_end) > 0)
+        s->taken_end = taken;
+    for (int i = 0; i < ARRIVALS && s->head != s->tail; i++) {
+        if ((s32)(s->taken_end - s->arrivals[s->head & (ARRIVALS - 1)].end) < 0)
+            break;
+        s->head += 1;
+        s->head_noticed = 0;
+        count(COUNT_MERGED);
+    }
+}
+
+/* Does one receive deliver several arrivals, each with its own size? */
+static __always_inline int delivers_each(struct thread_state *t, struct socket_state *s)
+{
+    return s->stream || t->call == CALL_recvmmsg;
 }
 
 /* A call that took more than one arrival: the further ones get records of their own. */

@@ -165,13 +165,25 @@ static __always_inline void settle_spans(struct thread_state *t)
     }
 }
 
+/* The size of the message that a receive completes: a unix stream hands one out in parts, too. */
+static __always_inline u64 whole_message(struct thread_state *t, struct socket_state *s, u32 taken, u64 bytes)
+{
+    if (delivers_each(t, s) || t->peeks)
+        return bytes;
+    s->part += bytes;
+    if (!arrival_taken(s, taken))
+        return 0;
+    bytes = s->part;
+    s->part = 0;
+    return bytes;
+}
+
 static __always_inline void end_call(struct thread_state *t, u64 now, s64 result)
 {
     struct phases p;
     struct socket_state *s = NULL;
-    u64 bytes = payload(t, result);
+    u64 bytes = payload(t, result), delivered = bytes;
     u32 taken = 0;
-    int more = 0;
 
     if (!(t->flags & FLAG_UNFINISHED))
         settle_spans(t);
@@ -186,19 +198,22 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
         if (s) {
             taken = taken_end(t, s, result);
             note_untold(t, s, taken, now);
+            delivered = whole_message(t, s, taken, bytes);
         }
     }
     struct call_record *r = reserve(KIND_CALL);
     if (r) {
         fill_call(r, t, &p, result, bytes);
         if (s && arrival_taken(s, taken)) {
-            take_arrival(t, s, r, now, t->call == CALL_recvmmsg ? message_length(t, 0) : bytes);
+            take_arrival(t, s, r, now, t->call == CALL_recvmmsg ? message_length(t, 0) : delivered);
             count(COUNT_EMBEDDED);
         }
         submit(r);
     }
-    for (int i = 0; s && i < ARRIVALS && arrival_taken(s, taken); i++)
-        deliver_apart(t, s, now, t->call == CALL_recvmmsg ? message_length(t, i + 1) : bytes);
+    for (int i = 0; s && i < ARRIVALS && arrival_taken(s, taken) && (delivers_each(t, s) || !r); i++)
+        deliver_apart(t, s, now, t->call == CALL_recvmmsg ? message_length(t, i + 1) : delivered);
+    if (s && !s->stream)
+        forget_messages(s, taken);
     if (s)
         note_partial(t, s, taken);
     if (s && s->stream) {
@@ -441,8 +456,10 @@ TRACEPOINT(sys_exit)
             touch_descriptor(t, now, result, 0);
     } else if (t->flags & FLAG_BEGUN_BEFORE && is_receive(call)) {
         struct descriptor d = {};
-        if (socket_of_descriptor(t->fd, &d))
+        if (socket_of_descriptor(t->fd, &d)) {
             remember_socket(t, &d);
+            touch_socket(now, t, &d);
+        }
     }
     end_call(t, now, result);
     return 0;

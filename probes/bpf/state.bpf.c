@@ -108,6 +108,7 @@ struct socket_state {
     u32 copied_end; /* TCP: copied_seq when it was last looked at */
     u32 early;      /* datagrams that were taken before anybody said that they are there */
     u64 early_at;
+    u64 part;       /* bytes of the oldest message that have been taken, of a unix stream */
     u8 stream;
     struct arrival arrivals[ARRIVALS];
 };
