@@ -20,7 +20,7 @@ class Launched:
         """Fork. Call it before any thread is started."""
         self.command = list(command)
         self.status: int | None = None
-        self.stopped = False
+        self._stopped = False
         gate, self._gate = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -54,12 +54,14 @@ class Launched:
                 self.status = os.waitstatus_to_exitcode(status)
         return self.status is not None
 
-    def stop(self) -> None:
-        """End it if it still runs, first asked, then forced: it has not failed, then.
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by itself, and not well."""
+        return bool(self.status) and not self._stopped
 
-        ``stopped`` says afterwards that it was so.
-        """
-        self.stopped = not self.ended()
+    def stop(self) -> None:
+        """End it if it still runs, first asked, then forced: it has not failed, then."""
+        self._stopped = not self.ended()
         if self._gate >= 0:
             os.close(self._gate)
             self._gate = -1

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ("conversion", "status", "step")
+__all__ = ("begin", "conversion", "status", "step")
 
 _PATIENCE_S = 2.0
 """Nobody needs to be told of what takes less."""
@@ -16,9 +16,18 @@ _REFRESH_S = 0.1
 _STATUS_S = 0.5
 
 
+_CLEAR = "\r\033[K"
+"""To the start of the line, and erase it."""
+
+
+def begin(text: str) -> None:
+    """Say what is being done now; on a terminal, until something else is said."""
+    _write(f"{_CLEAR}{text}" if sys.stderr.isatty() else f"{text}\n")
+
+
 def step(text: str) -> None:
-    """Say what is being done now."""
-    _write(text + "\n")
+    """Say what is being done now, or what came of it."""
+    _write(f"{_CLEAR if sys.stderr.isatty() else ''}{text}\n")
 
 
 @contextmanager
@@ -31,13 +40,13 @@ def status() -> Iterator[Callable[[str], None]]:
         now = time.monotonic()
         if sys.stderr.isatty() and now - drawn >= _STATUS_S:
             drawn = now
-            _write(f"\r\033[K{text}")
+            _write(f"{_CLEAR}{text}")
 
     try:
         yield show
     finally:
         if drawn:
-            _write("\r\033[K")
+            _write(_CLEAR)
 
 
 @contextmanager
@@ -60,11 +69,14 @@ def conversion(what: str) -> Iterator[Callable[[int, int], None]]:
             step(f"{what} ({total:,} records) ...")
         shown = True
 
+    terminal = sys.stderr.isatty()
+    if terminal:
+        begin(f"{what} ...")
     try:
         yield show
     finally:
-        if shown and sys.stderr.isatty():
-            _write("\r\033[K")
+        if terminal:
+            _write(_CLEAR)
 
 
 def _write(text: str) -> None:

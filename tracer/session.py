@@ -19,6 +19,7 @@ from probes.program import RING_BYTES, Program
 from tracer.errors import IophaseError
 from tracer.following import Following
 from tracer.host import require_tracing
+from tracer.progress import status
 from tracer.ring import Drain, RingReader
 from tracer.scope import Scope
 from tracer.tracedir import create
@@ -211,9 +212,11 @@ def attached_program(
     require_tracing()
     with contextlib.ExitStack() as stack:
         try:
-            program = Program(make_plan(backend), ring_bytes=ring_bytes)
-            stack.callback(program.close)
-            program.attach()
+            with status() as show:
+                show("attaching the probes ...")
+                program = Program(make_plan(backend), ring_bytes=ring_bytes)
+                stack.callback(program.close)
+                program.attach()
         except ProbeError as error:
             raise IophaseError(f"{error}; 'iophase doctor' says what this host allows") from error
         yield program

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tracer.session import Session
     from tracer.stopping import Wish
     from tracer.targets import Targets
-    from tracer.traceinfo import TraceInfo
 
 __all__ = ("Record",)
 
@@ -101,7 +100,9 @@ class Record:
             with progress.conversion("writing the trace") as show:
                 info = session.save(progress=show)
         _report(output)
-        return _verdict(info, launched, args.strict)
+        if launched is not None and launched.failed and not wish.stop:
+            return _failed(launched)
+        return LOST if args.strict and info.lost and info.lost["total"] else 0
 
 
 def _ring_bytes(text: str) -> int:
@@ -199,12 +200,8 @@ def _report(output: Path) -> None:
     print(f"\ntrace: {output}/")
 
 
-def _verdict(info: TraceInfo, launched: Launched | None, strict: bool) -> int:
-    if launched is not None and launched.status and not launched.stopped:
-        how = f"status {launched.status}" if launched.status > 0 else f"signal {-launched.status}"
-        print(
-            f"iophase: {launched.command[0]}: ended with {how}; its trace is complete",
-            file=sys.stderr,
-        )
-        return FAILED
-    return LOST if strict and info.lost and info.lost["total"] else 0
+def _failed(launched: Launched) -> int:
+    status = launched.status or 0
+    how = f"status {status}" if status > 0 else f"signal {-status}"
+    progress.step(f"iophase: {launched.command[0]}: ended with {how}; its trace is complete")
+    return FAILED

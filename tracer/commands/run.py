@@ -129,7 +129,7 @@ def _run_all(
             if wish.stop:
                 progress.step(f"stopped before {', '.join(m.name for m in models[number - 1 :])}")
                 break
-            progress.step(f"{label} ...")
+            progress.begin(f"{label} ...")
             try:
                 done[model.name] = run_model(
                     program,
@@ -143,11 +143,18 @@ def _run_all(
                     server_arguments=server_arguments,
                     force=args.force,
                 )
+                progress.step(f"{label}: {_summary(done[model.name])}")
             except IophaseError as error:
                 if error.exit_code == USAGE:
                     raise
                 problems[model.name] = str(error)
     return done, problems
+
+
+def _summary(outcome: Outcome) -> str:
+    result, recorded = outcome.result, outcome.info.recorded
+    calls = recorded["calls"] if recorded else 0
+    return f"{result.requests_per_s:,.0f} requests/s, {calls:,} calls"
 
 
 def _options(args: Namespace) -> LoadOptions:
