@@ -176,12 +176,14 @@ def _table(
     names = [*labels(summary), *(row.model for row in absent)]
     places = [family or "" for family in summary["family"].fillna("")]
     indent = "  " if any(places) or absent else ""
-    width = min(NAME_WIDTH, max(len(indent) + len(name) for name in [*names, "model"]))
+    families = dict.fromkeys([*places, *(row.family for row in absent)])
+    longest = max(map(len, ["model", *families, *(indent + name for name in names)]))
+    width = min(NAME_WIDTH, longest)
     table.add_column("model", width=width, overflow="fold", vertical="bottom")
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True, vertical="bottom")
     rows = list(zip(places, names, _cells(columns, summary), strict=False))
-    for place in dict.fromkeys([*places, *(row.family for row in absent)]):
+    for place in families:
         if place:
             table.add_row(Text(place, style="italic"))
         for of_place, name, cells in rows:

@@ -112,8 +112,9 @@ class Load:
     """A load in the making: `connect`, then `run`, or `start` and, while it runs, `result`.
 
         with Load("127.0.0.1:8080", LoadOptions(messages=1009)) as load:
-            load.connect()
+            load.prepare()           # its processes take a moment to start
             ...                      # attach what shall watch the server
+            load.connect()
             result = load.run()
 
     Leaving the context kills what still runs. Every wait has an end. Raises LoadError.
@@ -126,6 +127,7 @@ class Load:
         self.notes: tuple[str, ...] = ()
         self._children: list[subprocess.Popen[bytes]] = []
         self._deadline = 0.0
+        self._prepared = False
 
     def __enter__(self) -> Load:
         root = str(Path(__file__).resolve().parent.parent)
@@ -164,11 +166,20 @@ class Load:
         """Return the processes that make the load."""
         return [child.pid for child in self._children]
 
+    def prepare(self) -> None:
+        """Wait until the processes that make the load can begin; `connect` does so, too."""
+        if not self._prepared:
+            limit = time.monotonic() + START_S
+            for child in self._children:
+                self._hear(child, limit)
+        self._prepared = True
+
     def connect(self) -> Connected:
         """Make all connections, and send nothing yet.
 
         Those that a server does not take up in time go on trying during the run (`pending`).
         """
+        self.prepare()
         limit = time.monotonic() + START_S + (self.options.connections + self.options.idle) / 100
         for child in self._children:
             self._tell(child, do="connect")

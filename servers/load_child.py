@@ -1,8 +1,8 @@
 """The process that makes a load, or its share: told what to do by lines of JSON on its input.
 
-`python -m servers.load_child ADDRESS OPTIONS SHARE`; the input is `{"do": "connect"}`, then
-`{"do": "run", "at_ns": T}`, each answered by one line on the output. A further line, or the end
-of the input (the parent is gone), ends the load early.
+`python -m servers.load_child ADDRESS OPTIONS SHARE` writes a line when it is ready; the input is
+`{"do": "connect"}`, then `{"do": "run", "at_ns": T}`, each answered by one line on the output. A
+further line, or the end of the input (the parent is gone), ends the load early.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main(argv: list[str]) -> int:
         from servers.load_engine import Engine  # numpy: after the cheap ways to fail
 
         engine = Engine(address, options)
+        answer(ready=True)
         next_order()
         connected = engine.connect()
         answer(**asdict(connected), note=note)

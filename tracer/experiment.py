@@ -65,6 +65,7 @@ def run_model(
             load = Load(server.address, options)
             stack.push(load)
             network.at_clients(load.__enter__)
+            load.prepare()  # a server that waits for its first client is not what is measured
             with wish.heeded():
                 session.follow([server.pid])
                 load.connect()

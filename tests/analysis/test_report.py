@@ -133,3 +133,44 @@ def test_json_writes_null_for_an_absent_figure(tmp_path: Path) -> None:
     )
     row = json.loads(report_json([path]))["traces"][0]
     assert row["requests_per_s"] is None
+
+
+def test_a_model_that_could_not_be_run_is_a_row_with_the_reason(traces: list[Path]) -> None:
+    families = {"epoll": "multiplexing", "select": "multiplexing", "io_uring": "asynchronous"}
+    absent = {"select": "2000 clients, and " + "a reason " * 20, "io_uring": "needs Linux 5.7"}
+    epoll = [path for path in traces if path.name == "epoll"]
+    text = report_text(epoll, families=families, absent=absent)
+    lines = text.splitlines()
+    assert lines.count("  io_uring    needs Linux 5.7") == 2
+    start = lines.index("multiplexing")
+    assert lines[start + 1].startswith("  epoll ")
+    assert lines[start + 2].startswith("  select      2000 clients, and a reason a reason")
+    assert lines[start + 3].startswith(" " * 14 + "reason")
+    assert lines[start + 3 :].index("asynchronous") < 5
+    assert max(map(len, lines)) <= 100
+    assert json.loads(report_json(epoll, families=families, absent=absent))["absent"][1] == {
+        "model": "io_uring",
+        "family": "asynchronous",
+        "reason": "needs Linux 5.7",
+    }
+
+
+def test_the_best_and_the_worst_of_a_column_are_marked(tmp_path: Path) -> None:
+    rates = {"epoll": 500.0, "poll": 300.0, "select": 100.0}
+    paths = [
+        synthetic.make_trace(
+            tmp_path / name,
+            name,
+            50,
+            meta={"workload": synthetic.make_workload(50) | {"requests_per_s": rate}},
+        )
+        for name, rate in rates.items()
+    ]
+    text = report_text(paths)
+    assert re.search(r"epoll +500▲ ", text)
+    assert re.search(r"poll +300  ", text)
+    assert re.search(r"select +100▼ ", text)
+    assert "▲ best and ▼ worst of the column" in text
+    assert "▲" not in report_text(paths[:2])
+    assert "2.00 " in text  # calls per request: the same of all, so nobody is marked
+    assert not re.search("2[.]00[▲▼]", text)
