@@ -98,13 +98,16 @@ def run_jobs(
                 continue
             progress.step(where)
             directory = output / f"{job.name}.{job.repetition}"
-            _run(program, job, directory, wish, force)
+            with wish.heeded():
+                _run(program, job, directory, wish, force)
             traces.append(directory)
         except IophaseError as error:
             if error.exit_code == USAGE:
                 raise
-            progress.step(f"iophase: {job.name}: {error}")
-            done[job.name] = Untraced(f"its experiment failed: {error}", failed=True)
+            if not wish.stop:
+                progress.step(f"iophase: {job.name}: {error}")
+            if not traces:  # an earlier repetition is better than nothing
+                done[job.name] = Untraced(f"its experiment failed: {error}", failed=True)
     return done
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,22 @@ def test_traces_that_are_there_are_not_replaced_without_force(tmp_path: Path) ->
     assert again.returncode == 2
     assert "--force" in again.stderr
     assert claims(*arguments, "--force").returncode == 0
+
+
+@pytest.mark.live
+def test_ctrl_c_judges_what_was_run_and_exits_1(tmp_path: Path) -> None:
+    names = ("blocking-blocks", "polling-burns-cpu")
+    only = [word for name in names for word in ("--only", name)]
+    command = [sys.executable, "-m", "tracer", "claims", *only, "--json", "-o", str(tmp_path / "c")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("[2/"):
+                break
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    verdicts = {one["name"]: one["verdict"] for one in json.loads(printed)["claims"]}
+    assert verdicts == {"blocking-blocks": "holds", "polling-burns-cpu": "cannot be told"}

@@ -73,14 +73,13 @@ def _test(names: Sequence[str], args: Namespace) -> int:
 
     claims = choose(names)
     output = args.output or Path("traces") / time.strftime("claims-%Y%m%d-%H%M%S")
-    done, host = _run(
-        [
-            Job(one.name, repetition, one.program, one.arguments, one.load)
-            for one, repetition in order(claims)
-        ],
-        output,
-        args,
-    )
+    jobs = [
+        Job(one.name, repetition, one.program, one.arguments, one.load)
+        for one, repetition in order(claims)
+    ]
+    done, host = _run(jobs, output, args)
+    traces = sum(len(found) for found in done.values() if not isinstance(found, Untraced))
+    expected = sum(not isinstance(done[job.name], Untraced) for job in jobs)
     results = {
         name: Missing(found.reason, found.failed) if isinstance(found, Untraced) else found
         for name, found in done.items()
@@ -96,7 +95,7 @@ def _test(names: Sequence[str], args: Namespace) -> int:
     else:
         print(verdicts_text(verdicts, output, colour=_colour()).rstrip("\n"))
     print(f"\ntraces: {output}/", file=sys.stderr if args.json else sys.stdout)
-    return FAILED if any(verdict.failed for verdict in verdicts) else 0
+    return 0 if traces == expected and not any(verdict.failed for verdict in verdicts) else FAILED
 
 
 def _colour() -> bool:
