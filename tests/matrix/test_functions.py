@@ -18,6 +18,7 @@ from tests.matrix.workloads import PAUSE_NS, beside_idle, paused
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
 TIMES = 13
+WAITS = 31
 CROWD = (0, 100, 500, 1000)
 
 
@@ -77,10 +78,10 @@ def test_check_grows_with_the_idle_set_of_select_and_poll_and_not_of_epoll(
     name = {"select": "pselect6", "poll": "poll", "epoll": "epoll_wait"}[call]
     check = {}
     for idle in CROWD:
-        trace = beside_idle(program, tmp_path / str(idle), call, idle, TIMES)
+        trace = beside_idle(program, tmp_path / str(idle), call, idle, WAITS)
         rows = trace.calls[trace.calls["call"] == name]
-        assert len(rows) == TIMES
-        check[idle] = float(rows["check_ns"].median())
+        assert len(rows) == WAITS
+        check[idle] = int(rows["check_ns"].min())  # the one that nobody has interrupted
         assert_closed(trace)
     if call == "epoll":
         assert check[1000] < 1.5 * check[0], check

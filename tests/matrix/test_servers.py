@@ -21,7 +21,7 @@ SLEEPS_IN = {
     "epoll": "epoll_wait",
 }
 MODELS = (*SLEEPS_IN, "nonblocking")
-MESSAGES = 211
+MESSAGES = 101
 SIZES = (1, 509, 4093)
 """Prime, as is their number; each within one segment, so that a message is one arrival."""
 CONNECTIONS = 3
@@ -62,7 +62,7 @@ def test_a_pause_of_50_ms_is_slept_in_the_call_that_waits(
         assert len(rows) == 1
         row = rows.iloc[0]
         assert row["sleep_ns"] >= ended - began >= PAUSE_NS
-        assert row["sleep_ns"] + row["runq_ns"] > 0.9 * row["duration_ns"]
+        assert row["spin_ns"] == 0
     assert_closed(trace)
 
 

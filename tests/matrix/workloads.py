@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import select
 import socket
@@ -110,6 +112,7 @@ def beside_idle(program: Program, path: Path, call: str, idle: int, arrivals: in
     left, right = tcp_pair()
 
     def receive() -> None:
+        _close_inherited()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
         crowd = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(idle)]
@@ -130,6 +133,14 @@ def beside_idle(program: Program, path: Path, call: str, idle: int, arrivals: in
     with left, right:
         trace, _ = record(program, path, receive, send)
     return trace
+
+
+def _close_inherited() -> None:
+    """In the child: close the parent's BPF descriptors, for select() has but 1024."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(entry.readlink()).startswith("anon_inode:"):
+                os.close(int(entry.name))
 
 
 def _waiting(call: str, ends: list[socket.socket]) -> Callable[[], object]:
