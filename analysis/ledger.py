@@ -48,6 +48,9 @@ def ledger(trace: Trace) -> Ledger:
         column: None if threads[column].isna().all() else int(threads[column].sum())
         for column in LEDGER_COLUMNS
     }
+    received = int(threads["bytes"].sum())
+    if received and parts["copy_ns"] == 0:
+        parts["copy_ns"] = None  # no copy takes no time: no probe saw any of them
     if threads.empty:
         parts = dict.fromkeys(LEDGER_COLUMNS, 0)
     return Ledger(
@@ -55,7 +58,7 @@ def ledger(trace: Trace) -> Ledger:
         wall_ns=int(threads["wall_ns"].sum()),
         parts=parts,
         calls=int(threads["calls"].sum()),
-        bytes=int(threads["bytes"].sum()),
+        bytes=received,
     )
 
 

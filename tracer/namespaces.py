@@ -80,12 +80,13 @@ class _RefusedError(Exception):
 
 
 def _birth(pid: int) -> int:
-    """Return when a process was started, in clock ticks since boot; 0 if it is gone (proc(5))."""
+    """Return when a process was started, in clock ticks since boot; 0 if it has ended (proc(5))."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
-    return int(status.rpartition(")")[2].split()[19])
+    fields = status.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def _abandoned() -> list[str]:

@@ -1,0 +1,189 @@
+"""Network namespaces: server and clients apart, shaped as asked, and gone whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.servers.client import within
+from tracer.errors import IophaseError
+from tracer.namespaces import FOLDER, Link
+from tracer.network import Loopback, Veth
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+
+GONE_S = 10.0
+NOBODY = 65534
+MBIT = 8.0
+BYTES = 500_000
+
+HOLD = """
+import sys, time
+from tracer.namespaces import Link
+from tracer.network import Veth
+with Veth(Link()) as network:
+    print(*(path.name for path in network.paths.values()), flush=True)
+    time.sleep(60)
+"""
+
+
+def held() -> tuple[subprocess.Popen[str], list[Path], int]:
+    """Return a process that holds a network, the names of its namespaces, and its keeper."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    names = holder.stdout.readline().split()
+    holder.stdout.close()
+    return holder, [FOLDER / name for name in names], int(names[0].split("-")[1])
+
+
+def gone(paths: list[Path]) -> bool:
+    return not any(path.exists() for path in paths)
+
+
+def namespace() -> int:
+    return Path("/proc/thread-self/ns/net").stat().st_ino
+
+
+def reach(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=1):
+        pass
+
+
+def with_listener(network: Veth, act: Callable[[tuple[str, int]], None]) -> None:
+    with network.at_server(socket.create_server, (network.host("tcp"), 0)) as listener:
+        act(listener.getsockname())
+
+
+def refusal(link: Link) -> str | None:
+    """Return why this kernel does not make such a link."""
+    try:
+        with Veth(link):
+            return None
+    except IophaseError as error:
+        return str(error)
+
+
+def test_server_and_clients_are_in_namespaces_of_their_own_which_go_with_the_context() -> None:
+    with Veth(Link()) as network:
+        paths = list(network.paths.values())
+        assert all(path.name.startswith("iophase-") and path.exists() for path in paths)
+        places = {namespace(), network.at_server(namespace), network.at_clients(namespace)}
+        assert len(places) == 3
+        said = network.at_server(
+            subprocess.check_output, ["readlink", "/proc/self/ns/net"], text=True
+        )
+        assert said == f"net:[{network.at_server(namespace)}]\n"
+    assert gone(paths)
+
+
+def test_clients_reach_the_server_over_both_families_and_nobody_else_does() -> None:
+    with Veth(Link()) as network:
+        for transport, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+            listener = network.at_server(
+                socket.create_server, (network.host(transport), 0), family=family
+            )
+            with listener:
+                address = listener.getsockname()[:2]
+                network.at_clients(reach, address)
+                with pytest.raises(OSError):
+                    reach(address)
+
+
+def test_the_bandwidth_is_what_was_asked_for() -> None:
+    if (reason := refusal(Link(bandwidth_mbit=MBIT))) is not None:
+        pytest.skip(reason)
+    with Veth(Link(bandwidth_mbit=MBIT)) as network:
+
+        def transfer(address: tuple[str, int]) -> None:
+            sender = network.at_clients(socket.create_connection, address)
+            with sender, listener.accept()[0] as receiver:
+                started = time.monotonic()
+                sender.sendall(b"x" * BYTES)
+                sender.shutdown(socket.SHUT_WR)
+                while receiver.recv(1 << 16):
+                    pass
+                seconds = time.monotonic() - started
+            assert 0.8 < seconds / (BYTES * 8 / MBIT / 1e6) < 2.0
+
+        with network.at_server(socket.create_server, (network.host("tcp"), 0)) as listener:
+            transfer(listener.getsockname())
+
+
+def test_the_delay_is_on_both_ways() -> None:
+    if (reason := refusal(Link(delay_ms=30))) is not None:
+        assert "no netem (module sch_netem): leave out --delay and --loss" in reason
+        pytest.skip(reason)
+    with Veth(Link(delay_ms=30)) as network:
+
+        def connect(address: tuple[str, int]) -> None:
+            network.at_clients(reach, address)  # the neighbours get to know each other
+            started = time.monotonic()
+            network.at_clients(reach, address)
+            assert 0.06 <= time.monotonic() - started < 0.2
+
+        with_listener(network, connect)
+
+
+def test_a_tool_that_is_killed_leaves_no_namespace() -> None:
+    holder, paths, _ = held()
+    holder.kill()
+    holder.wait()
+    assert within(GONE_S, lambda: gone(paths))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_keeper_that_is_told_to_end_removes_its_namespaces(number: signal.Signals) -> None:
+    holder, paths, keeper = held()
+    os.kill(keeper, number)
+    assert within(GONE_S, lambda: gone(paths))
+    holder.kill()
+    holder.wait()
+
+
+def test_what_a_killed_keeper_has_left_is_removed_by_the_next_and_nothing_else(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    holder, paths, keeper = held()
+    living, others, _ = held()
+    os.kill(keeper, signal.SIGKILL)
+    holder.kill()
+    holder.wait()
+    assert not gone(paths)
+    with Veth(Link()):
+        assert gone(paths)
+        assert all(path.exists() for path in others)
+    said = capfd.readouterr().err
+    assert all(f"removed network namespace {path.name}" in said for path in paths)
+    living.kill()
+    living.wait()
+    assert within(GONE_S, lambda: gone(others))
+
+
+def test_without_root_it_is_one_clear_line() -> None:
+    code = "from tracer.network import *; from tracer.namespaces import Link; Veth(Link())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], user=NOBODY, group=NOBODY, capture_output=True, text=True
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("--network veth: needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN): use sudo")
+
+
+def test_a_link_that_makes_no_sense_is_refused() -> None:
+    assert Link(5, 1, 100).problem() is None
+    assert Link(-1).problem() == "--delay: 0 to 60000 ms"
+    assert Link(0, 100).problem() == "--loss: 0 to less than 100 percent"
+    assert Link(0, 0, 0).problem() == "--bandwidth: 0.1 to 34000 Mbit/s"
+
+
+def test_loopback_is_right_here() -> None:
+    network = Loopback()
+    assert network.at_server(namespace) == network.at_clients(namespace) == namespace()
+    assert (network.host("udp"), network.host("tcp6")) == ("127.0.0.1", "::1")
