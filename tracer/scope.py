@@ -17,3 +17,9 @@ class Scope:
     selection: dict[str, Any] | None = None
     """The conditions that the targets were found by."""
     narrowing: Narrowing = field(default_factory=Narrowing)
+    sample: int = 1
+    """Keep the rows of one connection in so many."""
+    summary: bool = False
+    """Keep sums instead of rows."""
+    rotate: int | None = None
+    """Keep only the newest rows, of so many bytes as raw records."""

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 from probes.calls import CALLS
 from probes.errors import ProbeError
-from probes.layout import RECORD_SIZE
+from probes.layout import CALL, RECORD_SIZE
 from probes.plan import Backend, make_plan
 from probes.program import RING_BYTES, Program
 from tracer.errors import IophaseError
 from tracer.following import Following
 from tracer.host import require_tracing
 from tracer.progress import status
-from tracer.ring import Drain, RingReader
+from tracer.ring import Drain, Records, RingReader
+from tracer.rotation import Rotation
 from tracer.scope import Scope
+from tracer.summary import Summary
+from tracer.thinning import Sampling
 from tracer.tracedir import create
 from tracer.traceinfo import Clock, Counts, ProbeState, Target, TraceInfo
 from tracer.version import __version__
@@ -57,16 +60,22 @@ class Session:
         directory cannot be made.
         """
         self._program = program
-        self._info = _new_info(program, model, command, scope or Scope())
+        scope = scope or Scope()
+        self._info = _new_info(program, model, command, scope)
+        self._sampling = Sampling(scope.sample) if scope.sample > 1 else None
+        self._summary = Summary() if scope.summary else None
+        self._rotation: Rotation | None = None
         self._following = Following(program)
         self._draining = False
         self._directory = create(output, self._info, CALLS, force)
+        if scope.rotate is not None:
+            self._rotation = Rotation(self._directory.spool, scope.rotate)
         self._stopped = False
         with contextlib.ExitStack() as stack:
             stack.callback(self._discard)
             ring = RingReader(program.ring_fd, program.ring_bytes, RECORD_SIZE)
             stack.callback(ring.close)
-            self._drain = Drain(ring, self._directory.spool.append)
+            self._drain = Drain(ring, self._keep)
             program.reset()
             self._opened = stack.pop_all()
 
@@ -157,10 +166,20 @@ class Session:
         try:
             self._drain.stop()
             for records in self._following.sockets:
-                self._directory.spool.append(records)
+                self._keep(records)
         finally:
             self._info = self._with_counts(self._program.counters())
             self._directory.update(self._info)
+
+    def _keep(self, records: Records) -> None:
+        """Write what is to be kept of a batch."""
+        for keeper in (self._sampling, self._summary):
+            if keeper is not None:
+                records = keeper.kept(records.view(CALL))
+        if len(records):
+            self._directory.spool.append(records)
+            if self._rotation is not None:
+                self._rotation.look()
 
     def save(
         self, *, workload: dict[str, Any] | None = None, progress: Progress | None = None
@@ -172,6 +191,8 @@ class Session:
         self.stop()
         self._info = replace(self._info, workload=workload)
         try:
+            if self._summary is not None:
+                self._summary.write(self.path)
             self._directory.finish(self._info, progress)
         except KeyboardInterrupt:
             raise IophaseError(
@@ -188,11 +209,13 @@ class Session:
             self._directory.abandon()
 
     def _with_counts(self, counters: Counters) -> TraceInfo:
+        keepers = (self._sampling, self._summary, self._rotation)
         emitted = _counts(counters.emitted, counters.embedded)
         emitted["total"] += sum(map(len, self._following.sockets))
         return replace(
             self._info,
             emitted=emitted,
+            left_out=sum(keeper.left_out for keeper in keepers if keeper is not None),
             lost=_counts(counters.lost, 0),
             merged=counters.merged,
             returns_missed=counters.returns_missed,
@@ -237,6 +260,9 @@ def _new_info(
         model=model,
         selection=scope.selection,
         narrowed=scope.narrowing.as_dict(),
+        sample=scope.sample,
+        summary=scope.summary,
+        rotate=scope.rotate,
         command=command,
         resolution_ns=program.resolution_ns,
     )

@@ -79,6 +79,11 @@ class SpoolWriter:
             path.unlink(missing_ok=True)
             raise _cannot_write(path, error, "nothing was recorded") from error
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file: its header and whole records."""
+        return self._size
+
     def fileno(self) -> int:
         """Return the descriptor."""
         return self._fd
@@ -153,13 +158,25 @@ def open_spool(path: Path) -> Spool:
         with path.open("rb") as file:
             line = file.readline(_HEADER_LIMIT)
             calls = _parse_header(path, line)
-            count = (os.fstat(file.fileno()).st_size - len(line)) // RECORD_SIZE
-            if not count:
+            size = os.fstat(file.fileno()).st_size
+            if size - len(line) < RECORD_SIZE:
                 return Spool(calls, np.empty(0, CALL))
+            given_up = _records_given_up(file.fileno(), len(line), size)
+            count = (size - len(line)) // RECORD_SIZE - given_up
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     except OSError as error:
         raise IophaseError(f"{path}: cannot be read: {error.strerror}") from error
-    return Spool(calls, np.frombuffer(mapped, CALL, count, len(line)), mapped)
+    begin = len(line) + given_up * RECORD_SIZE
+    return Spool(calls, np.frombuffer(mapped, CALL, count, begin), mapped)
+
+
+def _records_given_up(fd: int, begin: int, size: int) -> int:
+    """Return how many records at the beginning a rotation has made a hole of (lseek(2))."""
+    hole = os.lseek(fd, begin, os.SEEK_HOLE)
+    if hole >= size:
+        return 0
+    data = os.lseek(fd, hole, os.SEEK_DATA)
+    return -(-(data - begin) // RECORD_SIZE)
 
 
 def _parse_header(path: Path, line: bytes) -> tuple[CallName, ...]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.calls import CALLS
 from probes.layout import FLAGS, KINDS, NAME, SOCKET
 from tracer.addresses import printed_addresses
+from tracer.frames import RECEIVES, phases_since
 from tracer.ring import Records
 
-__all__ = ("Group", "Names", "Window", "frame_of")
+__all__ = ("Group", "Names", "Window")
 
 Ints = NDArray[np.int64]
 
-_RECEIVES = np.array([call.kind in ("receive", "submit") for call in CALLS])
 _NOTHING = -1
 
 
@@ -80,7 +78,7 @@ class Window:
         known = (records["flags"] & FLAGS["READY_UNKNOWN"]) == 0
         carries = ((kind == KINDS["DELIVERY"]) | ((kind == KINDS["CALL"]) & delivered)) & known
         self._arrivals = records[carries]
-        self._phases = _clipped(self.calls, self._begin)
+        self._phases = phases_since(self.calls, self._begin)
 
     def by(self, column: str) -> list[Group]:
         """Return the groups by ``pid``, ``tid`` or ``socket`` (0, none, is left out)."""
@@ -115,7 +113,7 @@ class Window:
     def _sums(self, groups: Ints, keys: Ints) -> list[list[float]]:
         place, known = _places(groups, keys)
         phases = {name: values[known] for name, values in self._phases.items()}
-        received = np.where(_RECEIVES[self.calls["call"]], self.calls["bytes"], 0)[known]
+        received = np.where(RECEIVES[self.calls["call"]], self.calls["bytes"], 0)[known]
 
         def total(values: NDArray[Any]) -> NDArray[np.float64]:
             summed = np.zeros(len(groups))
@@ -173,42 +171,3 @@ def _places(groups: Ints, keys: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     place = np.minimum(np.searchsorted(groups, keys), len(groups) - 1)
     known = groups[place] == keys
     return place[known], known
-
-
-def _clipped(calls: Records, begin: int) -> dict[str, Ints]:
-    """Return the phases of calls, without what of their sleep was before ``begin``."""
-    phases = {
-        name: calls[name].astype(np.int64) for name in ("sleep", "runq", "spin", "check", "copy")
-    }
-    phases["copy"][(calls["flags"] & FLAGS["COPY_UNKNOWN"]) != 0] = 0
-    phases["overhead"] = calls["duration"].astype(np.int64) - sum(phases.values())
-    earlier = np.maximum(begin - calls["ts"].astype(np.int64), 0)
-    phases["sleep"] = np.maximum(phases["sleep"] - earlier, 0)
-    return phases
-
-
-def frame_of(calls: Records, contexts: Sequence[str]) -> Any:
-    """Return CALL records as the columns of ``calls.csv`` that recognition reads."""
-    import pandas as pd
-
-    unfinished = (calls["flags"] & FLAGS["UNFINISHED"]) != 0
-    kinds = np.array([call.kind for call in CALLS])[calls["call"]]
-    result = calls["result"].astype(np.int64)
-    columns: dict[str, Any] = {
-        "ts_ns": calls["ts"].astype(np.int64),
-        "duration_ns": calls["duration"].astype(np.int64),
-        "pid": calls["pid"].astype(np.int64),
-        "tid": calls["tid"].astype(np.int64),
-        "context": np.array(contexts)[calls["context"]],
-        "call": np.array([call.name for call in CALLS])[calls["call"]],
-        "socket": calls["socket"].astype(np.int64),
-        "nfds": calls["nfds"].astype(np.int64),
-        "ready": pd.array(result, dtype="Int64"),
-        "result": pd.array(result, dtype="Int64"),
-        "bytes": pd.array(calls["bytes"].astype(np.int64), dtype="Int64"),
-        **{f"{name}_ns": values for name, values in _clipped(calls, 0).items()},
-    }
-    columns["ready"][(kinds != "wait") | unfinished | (result < 0)] = pd.NA
-    columns["result"][unfinished] = pd.NA
-    columns["bytes"][~_RECEIVES[calls["call"]] | unfinished] = pd.NA
-    return pd.DataFrame(columns).sort_values(["tid", "ts_ns"], ignore_index=True)

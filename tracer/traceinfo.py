@@ -67,6 +67,9 @@ class TraceInfo:
     targets: list[Target] = field(default_factory=list)
     selection: dict[str, Any] | None = None
     narrowed: dict[str, Any] | None = None
+    sample: int = 1
+    summary: bool = False
+    rotate: int | None = None
     left_out: int = 0
     standing: list[Standing] = field(default_factory=list)
     command: list[str] | None = None
@@ -92,7 +95,7 @@ class TraceInfo:
         return replace(
             self,
             recorded=recorded,
-            left_out=done.left_out,
+            left_out=self.left_out + done.left_out,
             stopped=done.last_ns if self.stopped is None else self.stopped,
             unclosed=done.unclosed_calls + done.unclosed_threads,
         )

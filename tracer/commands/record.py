@@ -48,6 +48,7 @@ class Record:
       sudo iophase record --port 6379              whoever listens there
       sudo iophase record --comm nginx --wait      every nginx, also those started later
       sudo iophase record --cgroup nginx.service --peer 10.0.0.0/8
+      sudo iophase record --port 443 --summary -d 3600
       sudo iophase record -o traces/curl -- curl -s http://127.0.0.1:8080/
     """
 
@@ -63,6 +64,12 @@ class Record:
         add("--ring", type=_ring_bytes, metavar="MIB", help="ring buffer (a power of two; 16)")
         add_targets(parser)
         add_narrowing(parser)
+        long = parser.add_argument_group("long recordings").add_argument
+        long("--summary", action="store_true", help="keep sums instead of a row per call")
+        long("--sample", type=_sample, default=1, metavar="1/N",
+            help="keep the rows of one connection in N")  # fmt: skip
+        long("--rotate", type=_rotated, metavar="SIZE",
+            help="keep only the newest rows: of SIZE raw records, 500M or 4G")  # fmt: skip
         add("command", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="start and trace it")
 
     def run(self, args: Namespace) -> int:
@@ -105,6 +112,23 @@ class Record:
         return LOST if args.strict and info.lost and info.lost["total"] else 0
 
 
+def _sample(text: str) -> int:
+    one, _, many = text.partition("/")
+    if one != "1" or not many.isdigit() or int(many) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: one connection in N is written 1/N")
+    return int(many)
+
+
+def _rotated(text: str) -> int:
+    from tracer.rotation import LEAST_BYTES
+
+    unit = {"M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 0)
+    size = int(float(text[:-1]) * unit)
+    if size < LEAST_BYTES:
+        raise argparse.ArgumentTypeError(f"{text}: at least {LEAST_BYTES >> 20}M")
+    return size
+
+
 def _ring_bytes(text: str) -> int:
     mebibytes = float(text)
     size = int(mebibytes * (1 << 20))
@@ -129,7 +153,13 @@ def _wanted(args: Namespace, command: list[str]) -> tuple[Scope, Targets]:
 
     narrowed = narrowing(args)
     targets = chosen(args, command, narrowed.tids)
-    return Scope(targets.as_dict() or None, narrowed), targets
+    if args.summary and (narrowed or args.sample > 1):
+        raise IophaseError(
+            "record: --summary keeps sums of everything: leave out -t, --fd, --peer and --sample",
+            USAGE,
+        )
+    scope = Scope(targets.as_dict() or None, narrowed, args.sample, args.summary, args.rotate)
+    return scope, targets
 
 
 def _found(targets: Targets, scope: Scope) -> list[int]:

@@ -1,0 +1,164 @@
+"""Long recordings: what is kept, what is given up, and that both are counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.connections import connections
+from analysis.evidence import evidence
+from analysis.load import load
+from probes.calls import CALLS
+from probes.layout import CALL, KINDS, RECORD_SIZE
+from tests.tracer.synthetic import call, delivery, joined, name, socket, thread
+from tracer.narrowing import Narrowing
+from tracer.ring import Records
+from tracer.rotation import Rotation
+from tracer.spool import SpoolWriter, open_spool
+from tracer.summary import Summary
+from tracer.thinning import Sampling
+from tracer.tracedir import create
+from tracer.traceinfo import Clock, TraceInfo
+
+SOCKETS = 64
+ROUNDS = 101
+
+
+def rows() -> Records:
+    """Return calls and deliveries on many sockets, with waits between them."""
+    made = []
+    for turn in range(ROUNDS):
+        for inode in range(1, SOCKETS + 1):
+            at = 1_000_000 * turn + 10_000 * inode
+            made.append(
+                call(
+                    "recvfrom", ts=at, pid=5, tid=5, socket=inode, fd=7, result=60, bytes=60,
+                    copy=40, overhead=10, flags=1, ready=at - 500 - inode, noticed=at,
+                    copied=at + 45, delivered=60,
+                )
+            )  # fmt: skip
+        made.append(call("epoll_wait", ts=10**6 * turn + 1, pid=5, tid=5, result=3, sleep=900))
+        again = call("recvfrom", ts=10**6 * turn + 9, pid=5, tid=5, socket=3, fd=7, result=-11)
+        made.append(again)
+    ends = (bytes([10, 0, 0, 1]), 80), (bytes([10, 0, 0, 2]), 999)
+    few = [socket(inode, 2, 6, *ends) for inode in range(1, SOCKETS + 1)]
+    return joined(*made, *few, name(5, 1, b"web"), thread(pid=5, tid=5, ts=1, user=10, calls=3))
+
+
+def save(path: Path, records: Records, **more: object) -> None:
+    """Write a trace of these records."""
+    info = TraceInfo(
+        iophase="0", kernel="k", arch="a", backend="tracepoint", started=1, stopped=2,
+        clock=Clock(monotonic_ns=1, realtime_ns=1),
+        emitted={"calls": 0, "deliveries": 0, "threads": 0, "total": 0},
+        lost={"calls": 0, "deliveries": 0, "threads": 0, "total": 0},
+        **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+    directory = create(path, info, CALLS)
+    directory.spool.append(records)
+    directory.finish(info)
+
+
+def test_a_summary_is_what_the_rows_add_up_to(tmp_path: Path) -> None:
+    records = rows()
+    save(tmp_path / "full", records)
+    summary = Summary()
+    kept = [summary.kept(part) for part in np.array_split(records, 7)]
+    (tmp_path / "sums").mkdir()
+    save(tmp_path / "sums", np.concatenate(kept), summary=True)
+    summary.write(tmp_path / "sums")
+    full, sums = load(tmp_path / "full"), load(tmp_path / "sums")
+    assert summary.left_out == len(full.calls)
+    assert sums.calls.empty and sums.deliveries.empty
+    pd.testing.assert_frame_equal(
+        evidence(full).astype(str), evidence(sums).astype(str), check_dtype=False
+    )
+    mine, theirs = (connections(trace).set_index("socket").sort_index() for trace in (full, sums))
+    exact = ["calls", "bytes", "wait_ns", "copy_ns", "deliveries", "delivery_max_ns"]
+    pd.testing.assert_frame_equal(mine[exact], theirs[exact], check_dtype=False)
+    assert (mine["remote"] == theirs["remote"]).all()
+    ratio = theirs["delivery_p50_ns"].astype(float) / mine["delivery_p50_ns"].astype(float)
+    assert ratio.between(1 / 1.19, 1.19).all()
+
+
+def test_a_sample_keeps_whole_connections_and_everything_that_is_few() -> None:
+    records, sampling = rows(), Sampling(4)
+    kept = sampling.kept(records)
+    assert len(kept) + sampling.left_out == len(records)
+    of_sockets = kept[(kept["kind"] == KINDS["CALL"]) & (kept["result"] == 60)]
+    inodes, counts = np.unique(of_sockets["socket"], return_counts=True)
+    assert 0 < len(inodes) < SOCKETS and (counts == ROUNDS).all()
+    for kind in ("SOCKET", "NAME", "THREAD"):
+        assert (kept["kind"] == KINDS[kind]).sum() == (records["kind"] == KINDS[kind]).sum()
+
+
+def test_one_connection_in_n_is_kept_whatever_the_numbers(
+    tmp_path: Path,
+) -> None:
+    many = np.zeros(100_000, CALL)
+    many["kind"], many["socket"] = KINDS["CALL"], np.arange(1, 100_001)
+    assert len(Sampling(8).kept(many)) == pytest.approx(12_500, rel=0.05)
+
+
+def test_a_rotated_spool_keeps_the_newest_rows_and_all_that_is_few(tmp_path: Path) -> None:
+    spool = SpoolWriter(tmp_path / "spool", CALLS)
+    limit = 4 * (RECORD_SIZE << 16)
+    rotation = Rotation(spool, limit)
+    batch = np.zeros(50_000, CALL)
+    batch["kind"] = KINDS["CALL"]
+    spool.append(joined(name(5, 1, b"web")))
+    for turn in range(20):
+        batch["ts"] = np.arange(len(batch)) + turn * len(batch)
+        spool.append(batch)
+        rotation.look()
+    spool.close()
+    assert (tmp_path / "spool").stat().st_blocks * 512 <= limit + (2 << 20)
+    records = open_spool(tmp_path / "spool").records
+    calls = records[records["kind"] == KINDS["CALL"]]
+    assert len(calls) == 20 * len(batch) - rotation.left_out
+    assert len(calls) * RECORD_SIZE <= limit
+    assert calls["ts"][-1] == 20 * len(batch) - 1
+    assert (np.diff(calls["ts"].astype(np.int64)) == 1).all()
+    assert (records["kind"] == KINDS["NAME"]).sum() == 1
+
+
+def test_narrowed_rows_are_those_of_thread_descriptor_and_peer(tmp_path: Path) -> None:
+    near = (bytes([10, 0, 0, 1]), 80), (bytes([10, 0, 0, 2]), 999)
+    far = (bytes([10, 0, 0, 1]), 80), (bytes([192, 168, 0, 2]), 999)
+    records = joined(
+        call("read", ts=1, pid=5, tid=5, fd=3, socket=70),
+        call("read", ts=2, pid=5, tid=6, fd=3, socket=71),
+        delivery(ts=3, pid=5, tid=6, fd=4, socket=71),
+        call("poll", ts=4, pid=5, tid=6),
+        socket(70, 2, 6, *near),
+        socket(71, 2, 6, *far),
+        thread(pid=5, tid=5, ts=1, user=1),
+        thread(pid=5, tid=6, ts=1, user=1),
+    )
+    sockets = records[records["kind"] == KINDS["SOCKET"]]
+    rows = records[:4]
+
+    def kept(**conditions: tuple[int, ...] | tuple[str, ...]) -> list[int]:
+        wanted = Narrowing(**conditions).calls(rows, _as_sockets(sockets))  # type: ignore[arg-type]
+        return [int(ts) for ts in rows["ts"][wanted]]
+
+    assert kept(tids=(6,)) == [2, 3, 4]
+    assert kept(fds=(3,)) == [1, 2]
+    assert kept(peers=("10.0.0.0/8",)) == [1]
+    assert kept(peers=("192.168.0.2:999",)) == [2, 3]
+    assert kept(peers=("192.168.0.2:80",)) == []
+    save(tmp_path / "trace", records, narrowed=Narrowing(tids=(6,)).as_dict())
+    trace = load(tmp_path / "trace")
+    assert trace.threads["tid"].tolist() == [6]
+    assert trace.meta["left_out"] == 2
+    assert len(trace.sockets) == 2
+
+
+def _as_sockets(records: Records) -> Records:
+    from probes.layout import SOCKET
+
+    sockets: Records = records.view(SOCKET)
+    return sockets

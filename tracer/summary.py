@@ -1,0 +1,194 @@
+"""Aggregates instead of rows: what ``record --summary`` keeps of calls and deliveries.
+
+Memory is bounded: beyond ``_MOST`` lines, those of ended threads and of the least interesting
+connections are joined into one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probes.layout import CALL, CONTEXT_NAMES, FLAGS, KINDS, SOCKET
+from tracer.addresses import families, printed_addresses, protocols
+from tracer.frames import frame_of
+from tracer.ring import Records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ("OTHERS", "Summary")
+
+OTHERS = 0
+"""The thread, or the socket, that stands for all that were joined."""
+_MOST = 20_000
+"""Lines of evidence and of connections: some tens of MB."""
+_BATCH = 50_000
+"""Records that are added up at one time: the ring holds twice as many."""
+_STEPS = 4
+"""Classes of a histogram per factor of two: a quantile is exact to a factor of 1.19."""
+_CLASSES = 64 * _STEPS
+_SUMS = ("calls", "bytes", "wait_ns", "copy_ns", "deliveries")
+_NO_RECORDS: Records = np.empty(0, CALL)
+_MAXIMA = ("delivery_max_ns", "longest_ready_ns")
+
+
+class Summary:
+    """Adds up CALL and DELIVERY records as they come."""
+
+    def __init__(self) -> None:
+        import analysis.recognition  # noqa: F401  (now, and not between two batches)
+
+        self.left_out = 0
+        self._waiting: list[Records] = []
+        self._sockets: list[Records] = []
+        self._evidence: pd.DataFrame | None = None
+        self._totals: pd.DataFrame | None = None
+        self._histograms: dict[int, np.ndarray[Any, np.dtype[np.int64]]] = {}
+
+    def kept(self, records: Records) -> Records:
+        """Add up what is a row; return the other records, which are to be written."""
+        rows = np.isin(records["kind"], (KINDS["CALL"], KINDS["DELIVERY"]))
+        self.left_out += int(np.count_nonzero(rows))
+        self._waiting.append(records[rows])
+        self._sockets.append(records[records["kind"] == KINDS["SOCKET"]])
+        if sum(map(len, self._waiting)) >= _BATCH:
+            self._add_up()
+        others: Records = records[~rows]
+        return others
+
+    def _add_up(self) -> None:
+        from analysis.connections import longest_stretches, socket_totals
+        from analysis.evidence import added, gather
+
+        if not self._waiting:
+            return
+        records = np.concatenate(self._waiting).view(CALL)
+        self._waiting.clear()
+        calls = frame_of(records[records["kind"] == KINDS["CALL"]], CONTEXT_NAMES)
+        if len(calls):
+            parts = [gather(calls)] if self._evidence is None else [self._evidence, gather(calls)]
+            self._evidence = _joined_threads(added(parts))
+        arrivals = _arrivals(records)
+        of_calls = calls[calls["socket"] > 0]
+        of_calls = of_calls.astype({"socket": "Int64", "sleep_ns": "Int64"})
+        totals = socket_totals(of_calls)
+        waited = (arrivals["copied_ns"] - arrivals["ready_ns"]).clip(lower=0)
+        by_socket = waited.groupby(arrivals["socket"])
+        totals = totals.join(by_socket.size().rename("deliveries"), how="outer")
+        totals = totals.join(by_socket.max().rename("delivery_max_ns"), how="outer")
+        totals = totals.join(longest_stretches(arrivals).rename("longest_ready_ns"), how="outer")
+        self._add_totals(totals.astype("Float64"))
+        for socket, own in by_socket:
+            self._histogram(int(str(socket)), own.to_numpy())
+
+    def _add_totals(self, totals: pd.DataFrame) -> None:
+        import pandas as pd
+
+        both = totals if self._totals is None else pd.concat([self._totals, totals])
+        self._totals = _reduced(both)
+        if len(self._totals) > _MOST:
+            self._join_sockets()
+
+    def _join_sockets(self) -> None:
+        """Join the half of the connections whose data waited least."""
+        assert self._totals is not None
+        order = self._totals["longest_ready_ns"].fillna(-1).sort_values().index
+        small = [socket for socket in order if socket != OTHERS][: _MOST // 2]
+        index = self._totals.index.to_series()
+        self._totals.index = index.where(~index.isin(small), OTHERS).rename("socket")
+        self._totals = _reduced(self._totals)
+        for socket in small:
+            if (found := self._histograms.pop(int(socket), None)) is not None:
+                self._histograms.setdefault(OTHERS, np.zeros(_CLASSES, np.int64))
+                self._histograms[OTHERS] += found
+
+    def _histogram(self, socket: int, waited: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        classes = (np.log2(np.maximum(waited, 1)) * _STEPS).astype(np.int64)
+        counted = np.bincount(np.minimum(classes, _CLASSES - 1), minlength=_CLASSES)
+        known = self._histograms.setdefault(socket, np.zeros(_CLASSES, np.int64))
+        known += counted
+
+    def write(self, folder: Path) -> None:
+        """Write ``evidence.csv`` and ``connections.csv``."""
+        import pandas as pd
+
+        from analysis.evidence import gather
+        from analysis.schema import CONNECTIONS
+
+        self._add_up()
+        evidence = self._evidence if self._evidence is not None else gather(pd.DataFrame())
+        _write(evidence, folder / "evidence.csv")
+        table = self._totals if self._totals is not None else pd.DataFrame(columns=list(_SUMS))
+        table = table.rename_axis("socket").reset_index()
+        for name, share in (("delivery_p50_ns", 0.5), ("delivery_p99_ns", 0.99)):
+            table[name] = [self._quantile(int(socket), share) for socket in table["socket"]]
+        table = table.merge(
+            _addresses(np.concatenate([_NO_RECORDS, *self._sockets])), on="socket", how="left"
+        )
+        table = table.reindex(columns=list(CONNECTIONS.columns))
+        numbers = [name for name, kind in CONNECTIONS.columns.items() if kind.startswith("int")]
+        table[numbers] = table[numbers].astype("Float64").round().astype("Int64")
+        table = table.sort_values("longest_ready_ns", ascending=False, na_position="last")
+        _write(table, folder / "connections.csv")
+
+    def _quantile(self, socket: int, share: float) -> float | None:
+        """Return the middle of the class that the quantile is in, in ns."""
+        classes = self._histograms.get(socket)
+        if classes is None or not classes.sum():
+            return None
+        at = int(np.searchsorted(np.cumsum(classes), share * classes.sum()))
+        return float(2 ** ((at + 0.5) / _STEPS))
+
+
+def _arrivals(records: Records) -> pd.DataFrame:
+    import pandas as pd
+
+    delivered = (records["flags"] & FLAGS["DELIVERED"]) != 0
+    known = (records["flags"] & FLAGS["READY_UNKNOWN"]) == 0
+    carries = ((records["kind"] == KINDS["DELIVERY"]) | delivered) & known
+    own = records[carries]
+    columns = {"socket": own["socket"], "ready_ns": own["ready"], "copied_ns": own["copied"]}
+    return pd.DataFrame({name: values.astype(np.int64) for name, values in columns.items()})
+
+
+def _reduced(totals: pd.DataFrame) -> pd.DataFrame:
+    grouped = totals.groupby(level=0)
+    summed = grouped[list(_SUMS)].sum(min_count=1)
+    return summed.join(grouped[list(_MAXIMA)].max()).join(grouped["pid"].first())
+
+
+def _joined_threads(evidence: pd.DataFrame) -> pd.DataFrame:
+    """Join the threads of each process but its main one, when there are very many."""
+    from analysis.evidence import added
+
+    if len(evidence) <= _MOST:
+        return evidence
+    evidence = evidence.copy()
+    evidence.loc[evidence["tid"] != evidence["pid"], "tid"] = OTHERS
+    return added([evidence.iloc[:1], evidence.iloc[1:]])
+
+
+def _addresses(records: Records) -> pd.DataFrame:
+    import pandas as pd
+
+    sockets = records.view(SOCKET)
+    table = pd.DataFrame(
+        {
+            "socket": sockets["socket"].astype(np.int64),
+            "family": families(sockets),
+            "protocol": protocols(sockets),
+            "local": printed_addresses(sockets, "local"),
+            "remote": printed_addresses(sockets, "remote"),
+        }
+    )
+    return table.drop_duplicates("socket", keep="last")
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    """Write a table so that it has its name only when it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    table.to_csv(partial, index=False)
+    partial.replace(path)
