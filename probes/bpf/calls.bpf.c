@@ -119,7 +119,7 @@ static __always_inline void fill_call(struct call_record *r, struct thread_state
 static __always_inline u32 message_length(struct thread_state *t, int index)
 {
     u32 length = 0;
-    bpf_probe_read_user(&length, sizeof(length), (void *)(t->vector + index * HEADER_SIZE + LENGTH_OFFSET));
+    read_user(&length, sizeof(length), (void *)(t->vector + index * HEADER_SIZE + LENGTH_OFFSET));
     return length;
 }
 
@@ -338,7 +338,7 @@ static __always_inline void note_interest(struct thread_state *t, struct pt_regs
     u32 mask = 0;
     READ(operation, &PT_REGS_PARM2(regs));
     READ(event, &PT_REGS_PARM4_SYSCALL(regs));
-    if (operation == EPOLL_CTL_DEL || bpf_probe_read_user(&mask, sizeof(mask), (void *)event))
+    if (operation == EPOLL_CTL_DEL || read_user(&mask, sizeof(mask), (void *)event))
         return;
     count_up(mask & EPOLLET ? &t->epoll_edge : &t->epoll_level);
     if (mask & EPOLLONESHOT)
@@ -361,7 +361,7 @@ static __always_inline int asks_for_sigio(u64 number, struct pt_regs *regs)
     }
     if (number == NR_ioctl && (u32)command == FIOASYNC) {
         READ(argument, &PT_REGS_PARM3(regs));
-        bpf_probe_read_user(&on, sizeof(on), (void *)argument);
+        read_user(&on, sizeof(on), (void *)argument);
     }
     return on != 0;
 }
