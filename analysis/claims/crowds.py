@@ -120,8 +120,7 @@ def _pool(evidence: Evidence) -> Finding:
     return Finding(
         outcome_of(answer),
         f"{CLIENTS} clients, {POOL} threads, against a thread for each. Clients that stay: the"
-        f" first request waits {number_text(staying.value)} times as long, while"
-        f" {rate.value:.2f} times as many requests are answered per second. Clients that come for"
+        f" first request waits {number_text(staying.value)} times as long. Clients that come for"
         f" one request: the mean response takes {passing.value:.2f} times as long.",
         f"wait {bounds_text(staying)}; response {pairs_text(passing, evidence['pool'])}",
         (
