@@ -19,11 +19,11 @@ from probes.program import RING_BYTES, Program
 from tracer.errors import IophaseError
 from tracer.following import Following
 from tracer.host import require_tracing
+from tracer.live.summary import Summary
 from tracer.progress import status
 from tracer.ring import Drain, Records, RingReader
 from tracer.rotation import Rotation
 from tracer.scope import Scope
-from tracer.summary import Summary
 from tracer.thinning import Sampling
 from tracer.tracedir import create
 from tracer.traceinfo import Clock, Counts, ProbeState, Target, TraceInfo

@@ -14,11 +14,11 @@ from analysis.load import load
 from probes.calls import CALLS
 from probes.layout import CALL, KINDS, RECORD_SIZE
 from tests.tracer.synthetic import call, delivery, joined, name, socket, thread
+from tracer.live.summary import Summary
 from tracer.narrowing import Narrowing
 from tracer.ring import Records
 from tracer.rotation import Rotation
 from tracer.spool import SpoolWriter, open_spool
-from tracer.summary import Summary
 from tracer.thinning import Sampling
 from tracer.tracedir import create
 from tracer.traceinfo import Clock, TraceInfo

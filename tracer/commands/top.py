@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
 
+    from tracer.live.state import TopState
+    from tracer.live.view import View
     from tracer.stopping import Wish
     from tracer.targets import Targets
-    from tracer.top_state import TopState
-    from tracer.top_view import View
 
 __all__ = ("Top",)
 
@@ -59,10 +59,10 @@ class Top:
         from rich.console import Console
 
         from tracer import privileges
+        from tracer.live.state import TopState
         from tracer.session import attached_program
         from tracer.stopping import stopping
         from tracer.targets import chosen
-        from tracer.top_state import TopState
 
         wanted = chosen(args, [])
         pids = wanted.find()
@@ -114,7 +114,7 @@ class _Screen:
         self._draw()
 
     def _draw(self) -> None:
-        from tracer.top_view import draw
+        from tracer.live.view import draw
 
         height = self._console.height if self._live else _LINES_OF_A_PIPE
         elapsed = time.monotonic() - self._began
@@ -128,8 +128,8 @@ class _Screen:
 def _watch(state: TopState, wanted: Targets, wish: Wish, args: Namespace, console: Console) -> None:
     from rich.live import Live
 
-    from tracer.keys import keys
-    from tracer.top_view import VIEWS, View
+    from tracer.live.keys import keys
+    from tracer.live.view import VIEWS, View
 
     column = {"processes": VIEWS["p"], "threads": VIEWS["t"], "connections": VIEWS["c"]}[args.view]
     view = View(column, "l" if args.view == "connections" else "n")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from probes.layout import FLAGS, KINDS, NAME, SOCKET
 from tracer.addresses import printed_addresses
-from tracer.frames import RECEIVES, phases_since
+from tracer.live.frames import RECEIVES, phases_since
 from tracer.ring import Records
 
 __all__ = ("Group", "Names", "Window")

@@ -9,9 +9,8 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from analysis.units import bytes_text, count_text, share_text, time_text
-from tracer.top_state import TopState
-from tracer.top_window import Group
+from tracer.live.state import TopState
+from tracer.live.window import Group
 
 __all__ = ("SORTS", "VIEWS", "View", "draw")
 
@@ -63,6 +62,8 @@ def draw(state: TopState, groups: list[Group], view: View, elapsed_s: float, hei
 
 
 def _header(state: TopState, view: View, elapsed_s: float, lines: int) -> Text:
+    from analysis.units import count_text
+
     lost = f"LOST {count_text(state.lost)}" if state.lost else "lost 0"
     what = f"{lines} {_TITLES[view.column]} by {SORTS[view.sort][0]}"
     return Text.assemble(
@@ -75,6 +76,8 @@ def _header(state: TopState, view: View, elapsed_s: float, lines: int) -> Text:
 
 
 def _table(state: TopState, groups: Sequence[Group], view: View) -> Table:
+    from analysis.units import bytes_text, count_text, share_text, time_text
+
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=False)
     first = {"pid": "process", "tid": "thread", "socket": "remote"}[view.column]
     table.add_column(first, no_wrap=True, max_width=24, overflow="ellipsis")

@@ -11,10 +11,10 @@ import numpy as np
 
 from probes.layout import CALL, CONTEXT_NAMES, KINDS, RECORD_SIZE
 from tracer.following import Following
-from tracer.frames import frame_of
+from tracer.live.frames import frame_of
+from tracer.live.window import Group, Names, Window
 from tracer.ring import Drain, Records, RingReader
 from tracer.standing import standing_of
-from tracer.top_window import Group, Names, Window
 
 if TYPE_CHECKING:
     from probes.program import Program

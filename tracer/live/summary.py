@@ -13,7 +13,7 @@ import numpy as np
 
 from probes.layout import CALL, CONTEXT_NAMES, FLAGS, KINDS, SOCKET
 from tracer.addresses import families, printed_addresses, protocols
-from tracer.frames import frame_of
+from tracer.live.frames import frame_of
 from tracer.ring import Records
 
 if TYPE_CHECKING:

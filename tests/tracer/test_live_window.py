@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tracer.synthetic import call, delivery, flags, joined, name, socket
-from tracer.top_window import Names, Window
+from tracer.live.window import Names, Window
 
 SECOND = 1_000_000_000
 NOW = 10 * SECOND
