@@ -66,6 +66,12 @@ TRACEPOINTS: tuple[Tracepoint, ...] = (
     Tracepoint(
         "sk_data_ready", "deliveries", "6.3", "when data became ready", stand_in=("tcp_probe",)
     ),
+    Tracepoint(
+        "sock_recv_length",
+        "deliveries",
+        "6.3",
+        "what io_uring and native AIO receive over UDP and unix sockets",
+    ),
     Tracepoint("tcp_probe", "deliveries", "4.16", "when TCP segments came in"),
 )
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 /*
  * Where copies begin and end, seen from tracepoints: skb_copy_datagram_iovec fires when a copy begins,
- * tcp_rcv_space_adjust when TCP has finished with it. Other protocols have no such end.
+ * tcp_rcv_space_adjust when TCP has finished with it. Other protocols have no such end; sock_recv_length at least
+ * says what they gave to a call that cannot tell by its result.
  *
  * A copy outside any traced call is io_uring's: in task work on the way back to user space, in a worker, in
  * the SQPOLL thread. It becomes a call of its own, `io_uring`.
@@ -88,6 +89,62 @@ TRACEPOINT(tcp_rcv_space_adjust)
         t->mode = outer;
     } else {
         t->socket = 0; /* a submitting call may serve many */
+    }
+    return 0;
+}
+
+/* The first message of a socket that nobody has named before has gone: of what remains, nothing is known to be of it. */
+static __always_inline void note_first_message(struct sock *sk, struct socket_state *s)
+{
+    if (protocol_of(sk) != IPPROTO_UDP && !queued_messages(sk))
+        push_unknown_arrival(s, s->last_end + 1);
+}
+
+/* Takes a message that a submitting call has just received. */
+static __always_inline void take_message(struct thread_state *t, struct sock *sk, u64 now, u64 bytes)
+{
+    struct descriptor d = {};
+    u64 key = (u64)sk;
+    int first = !sockets.lookup(&key);
+    t->moved += bytes;
+    if (!socket_of_sock(sk, &d))
+        return;
+    touch_socket(now, t, &d);
+    struct socket_state *s = sockets.lookup(&key);
+    if (!s)
+        return;
+    if (first)
+        note_first_message(sk, s);
+    t->sock = key;
+    t->socket = d.inode;
+    u32 taken = taken_end(t, s, bytes);
+    note_untold(t, s, taken, now);
+    bytes = whole_message(t, s, taken, bytes);
+    if (arrival_taken(s, taken))
+        deliver_apart(t, s, now, bytes);
+    forget_messages(s, taken);
+}
+
+TRACEPOINT(sock_recv_length)
+{
+    struct thread_state *t = current_thread();
+    if (!t || (t->mode == MODE_CALL && !is_submit(t->call)))
+        return 0;
+    struct sock *sk = (struct sock *)ctx->args[0];
+    int result = ctx->args[1], flags = ctx->args[2];
+    if (result <= 0 || flags & MSG_PEEK || protocol_of(sk) == IPPROTO_TCP)
+        return 0;
+    u64 now = bpf_ktime_get_ns();
+    if (t->mode != MODE_CALL)
+        begin_receive_outside(t, now);
+    take_message(t, sk, now, result);
+    if (t->call == CALL_io_uring) {
+        u8 outer = t->outer_mode;
+        end_call(t, now, t->moved);
+        t->mode = outer;
+    } else {
+        t->sock = 0;
+        t->socket = 0;
     }
     return 0;
 }
