@@ -49,11 +49,15 @@ class Counter:
     ) -> None:
         self._socket.close()
 
-    def read(self) -> int:
+    def ask(self) -> bytes:
         self._socket.sendall(self._question)
         said = b""
         while not said.endswith(self._end):
             said += self._socket.recv(65536)
+        return said
+
+    def read(self) -> int:
+        said = self.ask()
         match = re.search(self._answer, said.decode())
         assert match is not None, said
         return int(match[1])

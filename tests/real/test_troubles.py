@@ -1,0 +1,222 @@
+"""Attaching again and again, many workers, other namespaces, processes that appear later."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from analysis.load import load
+from analysis.recognition import recognise
+from probes.program import Program
+from probes.syscall import _SYS_BPF
+from tests.live.recording import assert_closed, recording, total
+from tests.live.target import cpu_ns
+from tests.real.clients import Counter, redis_benchmark
+from tests.real.servers import PATIENCE_S, free_port, running
+from tracer.session import attached_program
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
+
+CYCLES = 100
+WORKERS = 100
+MESSAGE = b"from one of a hundred clients"
+REQUESTS = 400
+_PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID = 13, 14
+
+
+def bpf_objects() -> set[tuple[str, int]]:
+    """Return the BPF programs and maps that this process holds, by their numbers in the kernel."""
+    found = set()
+    for entry in Path("/proc/self/fdinfo").iterdir():
+        try:
+            text = entry.read_text()
+        except OSError:
+            continue
+        found |= {
+            (kind, int(at)) for kind, at in re.findall(r"^(prog|map)_id:\s*(\d+)$", text, re.M)
+        }
+    return found
+
+
+def exists(kind: str, identity: int) -> bool:
+    """Ask the kernel for an object by its number (bpf(2))."""
+    command = _PROG_GET_FD_BY_ID if kind == "prog" else _MAP_GET_FD_BY_ID
+    attr = (ctypes.c_uint32 * 32)(identity)
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(_SYS_BPF[os.uname().machine], command, attr, ctypes.sizeof(attr))
+    if fd >= 0:
+        os.close(fd)
+    return bool(fd >= 0)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def cost_of_a_request(port: int, pid: int) -> float:
+    """Return the CPU time that redis spends on one of many requests, in ns; the best of three."""
+    costs = []
+    with Counter(port, b"PING\r\n", r"\+(PONG)|", b"\r\n") as connection:
+        for _ in range(3):
+            before = cpu_ns(pid)
+            for _ in range(REQUESTS):
+                connection.ask()
+            costs.append((cpu_ns(pid) - before) / REQUESTS)
+    return min(costs)
+
+
+def test_a_hundred_recordings_leave_a_busy_server_as_it_was(folder: Path) -> None:
+    with running("redis", folder) as (pid, port):
+        client = ["redis-benchmark", "-p", str(port), "-t", "get", "-c", "2", "-l", "-q"]
+        before = cost_of_a_request(port, pid)
+        with attached_program() as program:
+            program.detach()
+            held = descriptors()
+            with subprocess.Popen(client, stdout=subprocess.DEVNULL) as busy:
+                for cycle in range(CYCLES):
+                    program.attach()
+                    with recording(program, folder / f"trace-{cycle}") as session:
+                        session.follow([pid])
+                        time.sleep(0.01)
+                    program.detach()
+                    assert descriptors() == held, cycle
+                    shutil.rmtree(folder / f"trace-{cycle}")
+                busy.kill()
+        assert cost_of_a_request(port, pid) < 1.5 * before
+
+
+def test_a_closed_program_leaves_nothing_in_the_kernel() -> None:
+    before, held = bpf_objects(), descriptors()
+    with attached_program():
+        made = bpf_objects() - before
+        assert {kind for kind, _ in made} == {"prog", "map"}
+        assert all(exists(*one) for one in made)
+    assert descriptors() == held
+    limit = time.monotonic() + PATIENCE_S
+    while any(exists(*one) for one in made):  # freed after an RCU grace period
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_a_hundred_workers_that_fork_and_exec_are_all_traced(
+    program: Program, folder: Path
+) -> None:
+    with running("socat", folder) as (pid, port):
+        with recording(program, folder / "trace") as session:
+            session.follow([pid])
+            for _ in range(WORKERS):
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    client.sendall(MESSAGE)
+                    client.shutdown(socket.SHUT_WR)
+                    said = b""
+                    while part := client.recv(100):
+                        said += part
+                    assert said == MESSAGE
+        trace = load(folder / "trace")
+    assert_closed(trace)
+    threads = trace.threads
+    assert (threads["comm"] == "cat").sum() == WORKERS
+    assert len(threads) == 2 * WORKERS + 1
+    tcp = trace.sockets.loc[trace.sockets["protocol"] == "tcp", "socket"]
+    calls = trace.calls[trace.calls["socket"].isin(tcp)]
+    assert total(calls["bytes"]) == WORKERS * len(MESSAGE)
+
+
+def test_a_process_in_other_namespaces_is_traced_with_its_addresses(
+    program: Program, folder: Path
+) -> None:
+    """The server is number 1 of its own PID namespace, on a loopback of its own."""
+    inside = f"ip link set lo up && exec redis-server --port 6379 --dir {folder} --save ''"
+    command = ["unshare", "--fork", "--pid", "--net", "--mount-proc", "--kill-child"]
+    with subprocess.Popen([*command, "sh", "-c", inside], stdout=subprocess.DEVNULL) as outer:
+        try:
+            pid = child_of(outer.pid)
+            enter = ["nsenter", "-t", str(pid), "-n"]
+            wait_for_pong([*enter, "redis-cli", "ping"])
+            idle = subprocess.Popen(
+                [*enter, "redis-cli", "-p", "6379", "--csv", "SUBSCRIBE", "news"],
+                stdout=subprocess.DEVNULL,
+            )
+            time.sleep(0.3)
+            with recording(program, folder / "trace") as session:
+                session.follow([pid])
+                subprocess.run([*enter, "redis-cli", "set", "color", "blue"], check=True,
+                    stdout=subprocess.DEVNULL)  # fmt: skip
+            idle.kill()
+            idle.wait()
+        finally:
+            outer.send_signal(signal.SIGTERM)
+            outer.kill()
+    trace = load(folder / "trace")
+    assert_closed(trace)
+    assert trace.meta["targets"] == [{"pid": pid, "comm": "redis-server"}]
+    connected = trace.sockets.dropna(subset=["remote"])
+    assert (connected["local"] == "127.0.0.1:6379").sum() == 2  # the idle one, too
+    assert {answer.model for answer in recognise(trace)} == {"epoll level-triggered"}
+
+
+def child_of(pid: int) -> int:
+    limit = time.monotonic() + PATIENCE_S
+    while time.monotonic() < limit:
+        if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            return int(children[0])
+        time.sleep(0.01)
+    raise AssertionError("no child")
+
+
+def wait_for_pong(ping: list[str]) -> None:
+    limit = time.monotonic() + PATIENCE_S
+    while b"PONG" not in subprocess.run(ping, capture_output=True, check=False).stdout:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_a_process_that_appears_later_is_picked_up(folder: Path) -> None:
+    name = "iophase-late"
+    shutil.copy(shutil.which("redis-server") or pytest.skip("no redis-server"), folder / name)
+    output = folder / "trace"
+    options = ["--comm", name, "--wait", "-o", str(output)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tracer", "record", *options],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as recorder:
+        assert recorder.stderr is not None
+        assert f"called '{name}' (0 now)" in recorder.stderr.readline()
+        with renamed_redis(folder / name, folder) as port:
+            time.sleep(1)
+            redis_benchmark(port)
+        recorder.send_signal(signal.SIGINT)
+        said, errors = recorder.communicate(timeout=60)
+    assert recorder.returncode == 0, errors
+    meta = json.loads((output / "trace.json").read_text())
+    assert [target["comm"] for target in meta["targets"]] == [name]
+    assert meta["selection"]["comm"] == name and 0 < meta["selection"]["latency_s"] < 2
+    assert "epoll level-triggered" in said
+
+
+@contextmanager
+def renamed_redis(binary: Path, folder: Path) -> Iterator[int]:
+    """Yield the port of a redis that runs under another name."""
+    port = free_port()
+    command = [str(binary), "--port", str(port), "--dir", str(folder), "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            wait_for_pong(["redis-cli", "-p", str(port), "ping"])
+            yield port
+        finally:
+            process.terminate()
