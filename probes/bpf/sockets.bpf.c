@@ -12,6 +12,8 @@
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define TCP_ESTABLISHED_STATE 1
+#define TCP_SYN_SENT_STATE 2
 #define TCP_CLOSE_STATE 7
 #define TCP_LISTEN_STATE 10
 /* CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT: the peer's FIN has been received and has taken a sequence number. */
@@ -215,6 +217,12 @@ static __always_inline void watch_port(struct descriptor *d)
         *watched = 1;
 }
 
+static __always_inline int is_unconnected(struct sock *sk)
+{
+    u8 state = tcp_state_of(sk);
+    return state == TCP_CLOSE_STATE || state == TCP_SYN_SENT_STATE;
+}
+
 /* A traced thread names the socket. */
 static __always_inline void touch_socket(u64 now, struct thread_state *t, struct descriptor *d)
 {
@@ -231,17 +239,33 @@ static __always_inline void touch_socket(u64 now, struct thread_state *t, struct
         if (!s->stream || tcp_state_of(sk) != TCP_LISTEN_STATE)
             note_earlier_data(sk, s);
     }
+    watch_port(d);
+    if (s->stream && is_unconnected(sk))
+        return; /* no addresses yet: the next touch names it */
     s->inode = d->inode;
     s->file = d->file;
-    watch_port(d);
     emit_socket(now, t->pid, t->tid, d->inode, sk);
+}
+
+/* Before it was connected it had no sequence numbers to count from. */
+static __always_inline void begin_sequence(struct socket_state *s, struct sock *sk)
+{
+    READ(s->taken_end, &((struct tcp_sock *)sk)->copied_seq);
+    s->last_end = s->taken_end;
+    s->copied_end = s->taken_end;
 }
 
 /* A TCP socket that is closed is forgotten: its memory will be another socket soon. */
 TRACEPOINT(inet_sock_set_state)
 {
     u64 key = ctx->args[0];
-    if ((u32)ctx->args[2] == TCP_CLOSE_STATE)
+    u32 state = ctx->args[2];
+    if (state == TCP_CLOSE_STATE) {
         sockets.delete(&key);
+    } else if (state == TCP_ESTABLISHED_STATE) {
+        struct socket_state *s = sockets.lookup(&key);
+        if (s && s->stream)
+            begin_sequence(s, (struct sock *)key);
+    }
     return 0;
 }
