@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from analysis.connections import connections
 from analysis.delivery_waits import delivery_waits
 from analysis.ledger import LEDGER_COLUMNS
 from analysis.load import Trace
@@ -94,7 +95,25 @@ def _where_time_goes(trace: Trace, answers: list[Answer], found: pd.DataFrame) -
     yield f"{who}, {model}, spends {asleep}{ending}."
 
 
+def _how_long_in_sums(trace: Trace) -> Iterator[str]:
+    """Speak of the worst connection, where no single delivery was kept."""
+    table = connections(trace)
+    known = table.dropna(subset=["longest_ready_ns", "delivery_p99_ns"])
+    if known.empty:
+        return
+    worst = known.to_dict("records")[0]
+    p99 = [time_text(float(end)) for end in (known["delivery_p99_ns"].agg(["min", "max"]))]
+    who = worst["remote"] if isinstance(worst["remote"], str) else f"socket {worst['socket']}"
+    yield (
+        f"The p99 of how long data lay ready is {p99[0]} to {p99[1]}, connection by connection;"
+        f" the longest time was {time_text(float(worst['longest_ready_ns']))}, from {who}."
+    )
+
+
 def _how_long_data_waits(trace: Trace) -> Iterator[str]:
+    if trace.meta.get("summary"):
+        yield from _how_long_in_sums(trace)
+        return
     arrivals = trace.read(DELIVERIES, ["socket", "ready_ns", "copied_ns"]).dropna()
     arrivals = arrivals.astype("int64")
     waited = (arrivals["copied_ns"] - arrivals["ready_ns"]).rename("waited")
