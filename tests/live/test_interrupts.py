@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.load import load
+from probes.layout import RECORD_SIZE
 from servers.load import LoadOptions, run_load
 from servers.models import by_name
 from tests.live.command import Tool, iophase, wait_until
@@ -115,7 +116,7 @@ def test_a_tool_that_is_killed_leaves_no_server_and_a_trace_that_can_be_complete
         tool.signal(signal.SIGKILL)
         assert tool.finish() == -signal.SIGKILL
     tool.assert_nothing_is_left()
-    records = spool.stat().st_size // 136
+    records = spool.stat().st_size // RECORD_SIZE
     report, code = iophase(tmp_path, "report", path / "processes")
     assert code == 0
     assert "was cut short" in report.errors
