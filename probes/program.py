@@ -38,6 +38,7 @@ THREAD_SLOTS = 16_384
 """Threads traced at one time: 8 MiB of kernel memory."""
 SOCKET_SLOTS = 16_384
 """Sockets watched at one time: 17 MiB of kernel memory."""
+_PORTS = 1 << 16
 RING_BYTES = 16 << 20
 """Half a second of records at 200,000 calls/s; the reader comes a hundred times a second."""
 
@@ -115,6 +116,7 @@ class Program:
         self._close_thread = self._load("close_thread")
         self._fill_free_slots()
         self._counted_before = self._counts()
+        self._ports_watched = False
 
     def _compile(self) -> Any:
         flags = [
@@ -234,9 +236,18 @@ class Program:
         return [tid.value for tid in self._bpf["slots"]]
 
     def reset(self) -> None:
-        """Forget the sockets and the counts of an earlier recording."""
+        """Forget the sockets, the ports and the counts of an earlier recording."""
         self._bpf["sockets"].clear()
+        if self._ports_watched:
+            self._forget_ports()
+        self._ports_watched = True
         self._counted_before = self._counts()
+
+    def _forget_ports(self) -> None:
+        """Watch no port: one that is used again by anybody would be watched for nothing."""
+        ports = self._bpf["ports"]
+        keys = (ports.Key * _PORTS)(*range(_PORTS))
+        ports.items_update_batch(keys, (ports.Leaf * _PORTS)())
 
     def forget(self) -> None:
         """Forget an earlier recording and drop its records: for when nobody reads the ring yet."""
