@@ -90,7 +90,7 @@ def _where_time_goes(trace: Trace, answers: list[Answer], found: pd.DataFrame) -
     ]
     ending = f"; of the rest, {', '.join(parts[:3])}" if parts else ""
     copy = sums["copy_ns"]
-    if rest and alike["copy_ns"].notna().any() and not any("copy" in part for part in parts[:3]):
+    if rest and copy and not any("copy" in part for part in parts[:3]):  # 0: no probe saw it
         ending += f" (copy: {share_text(float(copy) / rest)} %)"
     yield f"{who}, {model}, spends {asleep}{ending}."
 
