@@ -84,7 +84,10 @@ class Children:
     def _reap(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGCHLD: one signal may stand for several children, so ask until none is left."""
         while self._pids:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:  # the handler ran late: all are reaped already
+                return
             if pid == 0:
                 return
             self._pids.discard(pid)
