@@ -93,7 +93,7 @@ def test_shares_add_up_to_one_and_no_time_is_negative(calls: pd.DataFrame, seed:
     if row["wall_ns"]:
         shares = row[list(SHARES)].astype(float)
         assert shares.sum() == pytest.approx(1)
-        assert (shares >= 0).all()
+        assert (shares.dropna() >= 0).all()
 
 
 @often
@@ -157,5 +157,5 @@ def test_attribution_by_any_group_adds_up_to_the_model(calls: pd.DataFrame) -> N
     for by in GROUPS:
         grouped = attribute([trace], by=by)
         for phase in ("wait", "sleep", "copy", "overhead"):
-            total = grouped[f"{phase}_share"].sum()
+            total = grouped[f"{phase}_share"].sum(min_count=1)
             assert total == pytest.approx(model[f"{phase}_share"][0], nan_ok=True)
