@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from probes.catalogue import Function, Tracepoint
 from probes.compiler import load_function, quietly
 from probes.errors import ProbeError
+from probes.kernel_calls import resolve
 from probes.plan import Backend, Plan, Step
 
 __all__ = ("Attached", "attach", "detach")
@@ -55,7 +56,7 @@ def _attach_tracepoint(bpf: Any, step: Step, replaced: dict[str, str]) -> Attach
     from bcc import BPF
 
     try:
-        load_function(bpf, f"on_{name}", BPF.RAW_TRACEPOINT)
+        _load(bpf, f"on_{name}", BPF.RAW_TRACEPOINT)
         event, program = name.encode(), f"on_{name}".encode()
         quietly(f"tracepoint {name}", bpf.attach_raw_tracepoint, tp=event, fn_name=program)
     except ProbeError as error:
@@ -88,7 +89,7 @@ def _by_fentry(bpf: Any, symbol: str, probe: Function) -> None:
     for wanted, kind, word in ways:
         if wanted:
             name = f"{kind}__{symbol}"
-            load_function(bpf, name, BPF.TRACING)
+            _load(bpf, name, BPF.TRACING)
             way = bpf.attach_kretfunc if kind == "kretfunc" else bpf.attach_kfunc
             quietly(f"{word} of {symbol}", way, fn_name=name.encode())
 
@@ -103,6 +104,12 @@ def _by_kprobe(bpf: Any, symbol: str, probe: Function) -> None:
             load_function(bpf, name, BPF.KPROBE)
             way = bpf.attach_kretprobe if kind == "kretprobe" else bpf.attach_kprobe
             quietly(f"{kind} of {symbol}", way, event=symbol.encode(), fn_name=name.encode())
+
+
+def _load(bpf: Any, program: str, kind: int) -> None:
+    if program.encode() not in bpf.funcs:
+        resolve(bpf, program)
+        load_function(bpf, program, kind)
 
 
 def _detach_function(bpf: Any, symbol: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from probes import btf, calibration, calls, layout, syscall
+from probes import btf, calibration, calls, kernel_calls, layout, syscall
 from probes.attachment import Attached, attach, detach
 from probes.compiler import compile_program, load_function
 from probes.errors import ProbeError
@@ -127,6 +127,7 @@ class Program:
             f"-DTASK_STATE_FIELD={_task_state_field()}",
             *(["-DHAVE_CURRENT_TASK_BTF"] if _has_helper("get_current_task_btf") else []),
             *calls.number_defines(),
+            *kernel_calls.defines(),
             *self._function_defines(),
         ]
         source = "\n".join(f'#include "{name}.bpf.c"' for name in _SOURCES)

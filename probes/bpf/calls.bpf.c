@@ -366,6 +366,20 @@ static __always_inline int asks_for_sigio(u64 number, struct pt_regs *regs)
     return on != 0;
 }
 
+/*
+ * The return of a call was missed: its program runs on a CPU once at a time, and another thread was preempted in
+ * it. Nobody knows when it ended, nor with what; its time stays in the ledger, and it is counted as lost.
+ */
+static __always_inline void lose_call(struct thread_state *t, u64 now)
+{
+    u64 off_cpu = call_off_cpu(t);
+    t->other_calls += now - t->call_at - off_cpu;
+    t->off_cpu_elsewhere += off_cpu;
+    t->mark = now;
+    count(COUNT_EMITTED + KIND_CALL);
+    count(COUNT_LOST + KIND_CALL);
+}
+
 TRACEPOINT(sys_enter)
 {
     struct thread_state *t = current_thread();
@@ -375,6 +389,8 @@ TRACEPOINT(sys_enter)
     struct pt_regs *regs = (void *)ctx->args[0];
     u8 call = classify(ctx->args[1]);
 
+    if (t->mode == MODE_CALL)
+        lose_call(t, now);
     t->user += now - t->mark;
     t->mark = now;
     t->mode = MODE_OTHER_CALL;

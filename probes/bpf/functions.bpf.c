@@ -29,9 +29,9 @@
 #define WHERE_1(kind, function, call) kind(function, call)
 
 #define FENTRY(function, call)                                                                             \
-    int kfunc__##function(u64 *ctx) { if (call) count(COUNT_HITS + HITS_##function); return 0; }
+    int kfunc__##function(u64 *ctx) { if (UNPREEMPTED(call)) count(COUNT_HITS + HITS_##function); return 0; }
 #define FEXIT(function, call)                                                                              \
-    int kretfunc__##function(u64 *ctx) { call; return 0; }
+    int kretfunc__##function(u64 *ctx) { UNPREEMPTED(call); return 0; }
 #define KPROBE(function, call)                                                                             \
     int kprobe__##function(struct pt_regs *ctx) { if (call) count(COUNT_HITS + HITS_##function); return 0; }
 #define KRETPROBE(function, call)                                                                          \

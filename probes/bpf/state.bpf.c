@@ -14,7 +14,23 @@
 static int (*read_user)(void *destination, u32 size, const void *pointer) = (void *)BPF_FUNC_probe_read_user;
 
 /* BCC attaches what is called raw_tracepoint__*, and at once: the catalogue decides here. */
-#define TRACEPOINT(name) int on_##name(struct bpf_raw_tracepoint_args *ctx)
+#define TRACEPOINT(name)                                                                                   \
+    static __always_inline int do_##name(struct bpf_raw_tracepoint_args *ctx);                             \
+    int on_##name(struct bpf_raw_tracepoint_args *ctx) { return UNPREEMPTED(do_##name(ctx)); }             \
+    static __always_inline int do_##name(struct bpf_raw_tracepoint_args *ctx)
+
+/*
+ * From 7.0 on a program of a tracepoint can be preempted, as one of fentry always could: the time in which its
+ * thread is off the CPU would fall between two looks at the clock. The calls become bpf_preempt_disable() and
+ * bpf_preempt_enable() (since v6.10, fc7566ad0a82) before the program is loaded: see probes/kernel_calls.py.
+ */
+#ifdef HAVE_PREEMPT_DISABLE
+static void (*preempt_disable)(void) = (void *)KERNEL_CALL_PREEMPT_DISABLE;
+static void (*preempt_enable)(void) = (void *)KERNEL_CALL_PREEMPT_ENABLE;
+#define UNPREEMPTED(call) ({ preempt_disable(); int result_ = call; preempt_enable(); result_; })
+#else
+#define UNPREEMPTED(call) (call)
+#endif
 
 enum mode { MODE_USER, MODE_OTHER_CALL, MODE_CALL };
 
