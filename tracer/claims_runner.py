@@ -96,9 +96,9 @@ def run_jobs(
                 progress.step(f"{where}: not on this host: {reason}")
                 done[job.name] = Untraced(f"not on this host: {reason}", failed=False)
                 continue
-            progress.step(where)
             directory = output / f"{job.name}.{job.repetition}"
             with wish.heeded():
+                progress.step(where)
                 _run(program, job, directory, wish, force)
             traces.append(directory)
         except IophaseError as error:
