@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 from probes.catalogue import Function, Tracepoint
 from probes.compiler import load_function, quietly
 from probes.errors import ProbeError
-from probes.kernel_calls import resolve
+from probes.kernel_calls import preemptible_tracepoints, resolve
 from probes.plan import Backend, Plan, Step
 
 __all__ = ("Attached", "attach", "detach")
+
+
+_ATTACHED_TWICE = ("sys_enter", "sys_exit")
 
 
 class Attached(NamedTuple):
@@ -59,11 +62,25 @@ def _attach_tracepoint(bpf: Any, step: Step, replaced: dict[str, str]) -> Attach
         _load(bpf, f"on_{name}", BPF.RAW_TRACEPOINT)
         event, program = name.encode(), f"on_{name}".encode()
         quietly(f"tracepoint {name}", bpf.attach_raw_tracepoint, tp=event, fn_name=program)
+        if name in _ATTACHED_TWICE and preemptible_tracepoints():
+            _attach_again(bpf, name)
     except ProbeError as error:
         if step.probe.required:
             raise
         return Attached(name, phase, None, _first_line(error))
     return Attached(name, phase, "tracepoint", "")
+
+
+def _attach_again(bpf: Any, name: str) -> None:
+    """Attach the program that does what the first one could not: see ``calls.bpf.c``."""
+    from bcc import BPF, lib
+
+    program = f"{name}_again"
+    _load(bpf, f"on_{program}", BPF.RAW_TRACEPOINT)
+    link = lib.bpf_attach_raw_tracepoint(bpf.funcs[f"on_{program}".encode()].fd, name.encode())
+    if link < 0:
+        raise ProbeError(f"tracepoint {name}: cannot be attached to a second time")
+    bpf.raw_tracepoint_fds[program.encode()] = link
 
 
 def _attach_function(bpf: Any, step: Step) -> Attached:

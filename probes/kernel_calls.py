@@ -13,7 +13,7 @@ from typing import Any
 
 from probes import btf
 
-__all__ = ("PREEMPTION", "available", "defines", "resolve")
+__all__ = ("PREEMPTION", "available", "defines", "preemptible_tracepoints", "resolve")
 
 PREEMPTION = ("bpf_preempt_disable", "bpf_preempt_enable")
 """They keep a program from being preempted; since v6.10 (fc7566ad0a82)."""
@@ -29,6 +29,14 @@ def available() -> bool:
     return all(btf.load().find(btf.Kind.FUNC, name) for name in PREEMPTION)
 
 
+def preemptible_tracepoints() -> bool:
+    """Return whether a program of a tracepoint can be preempted: SRCU, not RCU, protects it then.
+
+    The same variable was there until 6.12 for tracepoints on idle CPUs alone.
+    """
+    return available() and bool(btf.load().find(btf.Kind.VAR, "tracepoint_srcu_srcu_data"))
+
+
 def defines() -> list[str]:
     """Return the compiler's flags that say by which numbers the functions are called."""
     if not available():
@@ -37,6 +45,8 @@ def defines() -> list[str]:
         f"-DKERNEL_CALL_{name.removeprefix('bpf_').upper()}={number}"
         for number, name in enumerate(PREEMPTION, _FIRST)
     ]
+    if preemptible_tracepoints():
+        numbers.append("-DPREEMPTIBLE_TRACEPOINTS")
     return ["-DHAVE_PREEMPT_DISABLE", *numbers]
 
 

@@ -367,8 +367,7 @@ static __always_inline int asks_for_sigio(u64 number, struct pt_regs *regs)
 }
 
 /*
- * The return of a call was missed: its program runs on a CPU once at a time, and another thread was preempted in
- * it. Nobody knows when it ended, nor with what; its time stays in the ledger, and it is counted as lost.
+ * The return of a call was missed: its program was skipped (see sys_exit_again). Nobody knows when it ended, nor with what; its time stays in the ledger, and it is counted as lost.
  */
 static __always_inline void lose_call(struct thread_state *t, u64 now)
 {
@@ -480,3 +479,21 @@ TRACEPOINT(sys_exit)
     end_call(t, now, result);
     return 0;
 }
+
+#ifdef PREEMPTIBLE_TRACEPOINTS
+/*
+ * A program runs on a CPU once at a time. While a thread is preempted at the end of one, which is when preemption
+ * is allowed again, the same program is skipped for all others there: a second one looks whether the first has run.
+ */
+TRACEPOINT(sys_enter_again)
+{
+    struct thread_state *t = current_thread();
+    return t && t->mode == MODE_USER ? do_sys_enter(ctx) : 0;
+}
+
+TRACEPOINT(sys_exit_again)
+{
+    struct thread_state *t = current_thread();
+    return t && t->mode != MODE_USER ? do_sys_exit(ctx) : 0;
+}
+#endif
