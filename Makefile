@@ -16,7 +16,7 @@ LINT := $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN
 # Under sudo everything made here goes to the caller, however the recipe ends.
 OWN := trap '.ci/setup own' EXIT
 
-.PHONY: help setup demo test check format bench lab lab-test accuracy wheel man clean
+.PHONY: help setup demo test check format bench soak lab lab-test accuracy wheel man clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -53,6 +53,10 @@ bench: ## what tracing costs, and how fast the tools are; takes minutes (root)
 	for script in $$(grep -l __main__ tests/bench/bench_*.py); do \
 	    echo "== $$script"; $(BIN)/python "$$script"; \
 	done
+
+soak: ## every server under clients that misbehave in every way, for a minute each
+	@.ci/setup dev
+	@$(OWN); $(BIN)/python -m tests.servers.soak
 
 lab: ## the same in another kernel, in QEMU: make lab KERNEL=6.1 ARGS='run epoll'
 	@.ci/setup dev

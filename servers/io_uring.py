@@ -33,6 +33,7 @@ __all__ = (
 # Operations (enum io_uring_op).
 POLL_ADD, SENDMSG, RECVMSG, ACCEPT, CANCEL, SEND, RECV = 6, 9, 10, 13, 14, 26, 27
 # Flags of a submission (io_uring_sqe.flags and .ioprio).
+ASYNC = 1 << 4
 BUFFER_SELECT = 1 << 5
 ACCEPT_MULTISHOT = 1 << 0
 RECV_MULTISHOT = 1 << 1

@@ -12,6 +12,7 @@ io_uring_prep_send(3)
 
 import os
 import socket
+from collections.abc import Callable
 
 from servers.common import Echo, run
 from servers.io_uring import ACCEPT, RECV, RECVMSG, SEND, SENDMSG, Datagram, Ring, missing
@@ -27,16 +28,21 @@ class Client:
         self.answered = self.filled = 0  # bytes of the buffer
 
 
-def serve(listener: socket.socket, echo: Echo) -> None:
+def serve(
+    listener: socket.socket,
+    echo: Echo,
+    new_ring: Callable[[], Ring] = Ring,
+    receive_flags: int = 0,
+) -> None:
     """Have one request under way for every client: a receive, then a send, and again."""
-    ring = Ring()
+    ring = new_ring()
     clients: dict[int, Client] = {}
 
     def accept() -> None:
         ring.prepare(ACCEPT, listener.fileno(), operation_flags=socket.SOCK_CLOEXEC)
 
     def receive(fd: int) -> None:
-        ring.prepare(RECV, fd, clients[fd].address, echo.buffer)
+        ring.prepare(RECV, fd, clients[fd].address, echo.buffer, flags=receive_flags)
 
     def send(fd: int) -> None:
         client = clients[fd]
@@ -69,13 +75,18 @@ def serve(listener: socket.socket, echo: Echo) -> None:
                     receive(fd)
 
 
-def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
+def serve_datagrams(
+    receiver: socket.socket,
+    echo: Echo,
+    new_ring: Callable[[], Ring] = Ring,
+    receive_flags: int = 0,
+) -> None:
     """Receive a datagram with the address of its sender, and answer it."""
-    ring = Ring()
+    ring = new_ring()
     datagram = Datagram(echo.buffer)
     while True:
         datagram.make_room()
-        ring.prepare(RECVMSG, receiver.fileno(), datagram.address, 1)
+        ring.prepare(RECVMSG, receiver.fileno(), datagram.address, 1, flags=receive_flags)
         [received] = ring.wait()
         if received.result >= 0:
             datagram.put(echo.reply(bytes(datagram.data[: received.result])))

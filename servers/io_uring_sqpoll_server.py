@@ -4,97 +4,25 @@ Waits in   io_uring_enter(), and only when no completion is there yet.
 Copies in  the poller thread (iou-sqp), which also receives; it spins on a CPU while there is work.
 Blocked    the process, in io_uring_enter(), while it waits; never for the copy.
 
+Else it is the server of io_uring.
+
 io_uring(7), io_uring_setup(2) for IORING_SETUP_SQPOLL, io_uring_enter(2), io_uring_prep_recv(3)
 """
 
-import os
-import socket
+import functools
 
-from servers.common import Echo, run
-from servers.io_uring import (
-    ACCEPT,
-    RECV,
-    RECVMSG,
-    SEND,
-    SENDMSG,
-    SETUP_SQPOLL,
-    Datagram,
-    Ring,
-    missing_sqpoll,
-)
-from servers.native import address_of
+from servers import io_uring_server
+from servers.common import run
+from servers.io_uring import SETUP_SQPOLL, Ring, missing_sqpoll
 
 # The poller sleeps when nothing was submitted for so long: longer than the pauses of a busy
 # client, short enough to leave the CPU alone soon after the last.
 IDLE_MS = 50
 
+new_ring = functools.partial(Ring, SETUP_SQPOLL, IDLE_MS)
+serve = functools.partial(io_uring_server.serve, new_ring=new_ring)
+serve_datagrams = functools.partial(io_uring_server.serve_datagrams, new_ring=new_ring)
 missing = missing_sqpoll  # for models.py, too
-
-
-class Client:
-    """A connection's buffer: a message comes into it, and is answered from it."""
-
-    def __init__(self, size: int) -> None:
-        self.buffer = bytearray(size)
-        self.address = address_of(self.buffer)
-        self.answered = self.filled = 0  # bytes of the buffer
-
-
-def serve(listener: socket.socket, echo: Echo) -> None:
-    """Have one request under way for every client: a receive, then a send, and again."""
-    ring = Ring(SETUP_SQPOLL, IDLE_MS)
-    clients: dict[int, Client] = {}
-
-    def accept() -> None:
-        ring.prepare(ACCEPT, listener.fileno(), operation_flags=socket.SOCK_CLOEXEC)
-
-    def receive(fd: int) -> None:
-        ring.prepare(RECV, fd, clients[fd].address, echo.buffer)
-
-    def send(fd: int) -> None:
-        client = clients[fd]
-        start, size = client.address + client.answered, client.filled - client.answered
-        ring.prepare(SEND, fd, start, size, operation_flags=socket.MSG_NOSIGNAL)
-
-    accept()
-    while True:
-        for operation, fd, result, _ in ring.wait():
-            if operation == ACCEPT:
-                if result < 0:
-                    raise OSError(-result, os.strerror(-result))
-                echo.connections += 1
-                clients[result] = Client(echo.buffer)
-                receive(result)
-                accept()
-            elif result <= 0:  # the end of the stream, or the client has reset the connection
-                del clients[fd]
-                os.close(fd)
-            elif operation == RECV:
-                client = clients[fd]
-                client.buffer[:result] = echo.reply(bytes(client.buffer[:result]))
-                client.answered, client.filled = 0, result
-                send(fd)
-            else:
-                clients[fd].answered += result
-                if clients[fd].answered < clients[fd].filled:
-                    send(fd)
-                else:
-                    receive(fd)
-
-
-def serve_datagrams(receiver: socket.socket, echo: Echo) -> None:
-    """Receive a datagram with the address of its sender, and answer it."""
-    ring = Ring(SETUP_SQPOLL, IDLE_MS)
-    datagram = Datagram(echo.buffer)
-    while True:
-        datagram.make_room()
-        ring.prepare(RECVMSG, receiver.fileno(), datagram.address, 1)
-        [received] = ring.wait()
-        if received.result >= 0:
-            datagram.put(echo.reply(bytes(datagram.data[: received.result])))
-            ring.prepare(SENDMSG, receiver.fileno(), datagram.address, 1)
-            ring.wait()  # an answer for which there is no room is lost, udp(7)
-
 
 if __name__ == "__main__":
     run(serve, __doc__, datagrams=serve_datagrams, missing=missing)

@@ -235,6 +235,14 @@ MODELS = (
         no_udp=NO_SENDER,
     ),
     _model(
+        "io_uring-workers",
+        "asynchronous",
+        "worker threads of the kernel receive",
+        "io_uring_enter",
+        "iou-wrk",
+        needs="Linux 5.7",
+    ),
+    _model(
         "io_uring-sqpoll",
         "asynchronous",
         "a kernel thread polls for requests",

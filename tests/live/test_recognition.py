@@ -41,6 +41,7 @@ RECOGNISED = {
     "io_uring": "io_uring",
     "io_uring-poll": "io_uring poll",
     "io_uring-multishot": "io_uring",
+    "io_uring-workers": "io_uring",
     "io_uring-sqpoll": "io_uring SQPOLL",
     "asyncio": "epoll level-triggered",
     "uvloop": "epoll level-triggered",

@@ -19,7 +19,13 @@ MESSAGES = 53
 SIZES = (1, 509, 4093)
 """Prime, each within one datagram and one buffer."""
 CONNECTIONS = 3
-NEEDS_LENGTH = {"io_uring", "io_uring-sqpoll", "io_uring-multishot", "native-aio"}
+NEEDS_LENGTH = {
+    "io_uring",
+    "io_uring-multishot",
+    "io_uring-workers",
+    "io_uring-sqpoll",
+    "native-aio",
+}
 """Their receives return to nobody: tracepoints see only TCP's unless sock_recv_length is there."""
 
 UDP = [model.name for model in MODELS if model.udp]

@@ -24,10 +24,12 @@ AGAIN_S = 1.0
 class Server:
     """A running reference server; `address` is where it listens."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, server: str | Path, *arguments: str, cwd: Path = ROOT) -> None:
+        """Start it as a module by its name, or as a script by its path."""
+        program = [str(server)] if isinstance(server, Path) else ["-m", server]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
+            [sys.executable, *program, *arguments],
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -35,7 +37,7 @@ class Server:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
-            raise RuntimeError(f"{module}: {self.process.communicate()[1]}")
+            raise RuntimeError(f"{server}: {self.process.communicate()[1]}")
         self.listening_on = line.removeprefix("listening on ").strip()
         self.family = socket.AF_UNIX
         self.address: str | tuple[str, int] = self.listening_on.removeprefix("unix:")

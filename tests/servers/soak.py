@@ -1,34 +1,80 @@
 """Misbehave towards reference servers for a while, and watch their memory and descriptors.
 
-    python -m tests.servers.soak [--seconds 60] [MODEL...]
+    python -m tests.servers.soak [--seconds 60] [--jobs 6] [MODEL...]
 
 Clients that reset in the middle of an answer, close half-way, send single bytes, send nothing,
-take no answers, or connect and leave at once; beside them a good one, whose answers are checked.
+take no answers, vanish without a word, come in crowds, or connect and leave at once; beside them a
+good one, whose answers are checked.
 """
 
 import argparse
+import contextlib
+import os
 import random
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from servers.models import MODELS, Model, by_name
-from tests.servers.client import Server, descriptors, payload, receive, reset, suffix, within
+from tests.servers.client import Server, descriptors, payload, receive, reset, suffix
 
 SECONDS = 60.0
-# What a server may come to hold after the first tenth of the time without being said to leak: the
-# buffers of io_uring-multishot take 4 MiB, and 1 MiB of answers may wait for each of its clients.
-GROWTH_KB = 16 * 1024
+JOBS = 6
+BACKLOG = 5  # of the article's listen(5)
+CROWD = 3 * BACKLOG
+CROWD_S = 0.2  # for the clients of a crowd to be accepted, if they ever are
+
+TCP_REPAIR = 19  # tcp(7) leaves it out; a socket in repair is closed without FIN or RST
+SMALL_BYTES = 4096
+
+LEAST_ROUNDS = 2
+AT_REST_S = 0.5  # without a change; a client that vanished is noticed by the next window probe
+PATIENCE_S = 20.0
+# The allocator takes a while to have all that it keeps for later; in the second half of the time
+# a process may still grow so much, which is 400 bytes for each of its clients in these 30 s.
+GROWTH_KB = 1024
+
+
+class Holdings(NamedTuple):
+    """What a server and its processes hold."""
+
+    memory_kb: int
+    files: int
+    processes: int
+
+
+def at_rest(server: Server) -> Holdings:
+    """Return what a server holds when it has come to rest, its child processes included."""
+    limit = time.monotonic() + PATIENCE_S
+    held, since = holdings(server), time.monotonic()
+    while time.monotonic() < min(since + AT_REST_S, limit):
+        time.sleep(0.05)
+        now = holdings(server)
+        if now[1:] != held[1:]:
+            since = time.monotonic()
+        held = now
+    return held
+
+
+def holdings(server: Server) -> Holdings:
+    pids = [server.process.pid, *server.descendants()]
+    memory = files = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has just ended
+            memory += resident_kb(pid)
+            files += descriptors(pid)
+    return Holdings(memory, files, len(pids))
 
 
 def resident_kb(pid: int) -> int:
     """Return the resident memory of a process."""
-    fields = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-    )
-    return int(fields["VmRSS"].split()[0])
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return int(fields["VmRSS"].split()[0]) if "VmRSS" in fields else 0
 
 
 def reset_in_the_middle(server: Server) -> None:
@@ -66,11 +112,33 @@ def reset_at_once(server: Server) -> None:
 def take_no_answers(server: Server) -> None:
     with server.connect() as connection:
         connection.setblocking(False)
-        try:
+        with contextlib.suppress(OSError):
             for _ in range(200):
                 connection.send(payload(100_000))
-        except OSError:
-            pass
+
+
+def vanish_in_the_middle(server: Server) -> None:
+    """Be gone as by a power cut, with more of an answer on its way than was made room for."""
+    with socket.socket(server.family, server.kind) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
+        connection.connect(server.address)
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            connection.send(payload(300_000))
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+
+
+def come_in_a_crowd(server: Server) -> None:
+    """Be more clients at once than the listen queue holds, and leave before all are served."""
+    crowd = [socket.socket(server.family, server.kind) for _ in range(CROWD)]
+    for connection in crowd:
+        connection.setblocking(False)
+        connection.connect_ex(server.address)
+    time.sleep(CROWD_S)
+    for connection in crowd:
+        with contextlib.suppress(OSError):
+            connection.send(payload(64))
+        connection.close()
 
 
 MISDEEDS: tuple[Callable[[Server], None], ...] = (
@@ -80,60 +148,100 @@ MISDEEDS: tuple[Callable[[Server], None], ...] = (
     leave_at_once,
     reset_at_once,
     take_no_answers,
+    come_in_a_crowd,
+    # Another user's sockets cannot be repaired: needs CAP_NET_ADMIN.
+    *((vanish_in_the_middle,) if os.geteuid() == 0 else ()),
 )
 
 
-def misbehave(model: Model, seconds: float) -> Iterator[str]:
-    """Yield what is wrong with a server that has been treated like that."""
-    with Server(model.module) as server:
-        alone = model.connections == 1
-        silent = [] if alone else [server.connect() for _ in range(3)]
-        good = None if alone else server.connect()
-        pid, rounds, start = server.process.pid, 0, time.monotonic()
-        memory = files = 0
-        while (elapsed := time.monotonic() - start) < seconds:
-            random.choice(MISDEEDS)(server)
-            connection = good or server.connect()
+class Soak:
+    """A server under clients that misbehave, between some that stay."""
+
+    def __init__(self, server: Server, model: Model) -> None:
+        self.server = server
+        self.suffix = suffix(model)
+        self.alone = model.connections == 1
+        self.silent = [] if self.alone else [server.connect() for _ in range(3)]
+        self.good = None if self.alone else server.connect()
+        self.rounds = 0
+
+    def go_round(self) -> bool:
+        """Do every misdeed once, in random order; say whether a good client is served after each.
+
+        A server of one client at a time serves it only when all before it have gone.
+        """
+        for misdeed in random.sample(MISDEEDS, len(MISDEEDS)):
+            misdeed(self.server)
+            connection = self.good or self.server.connect()
             size = random.choice((1, 64, 5000))
             connection.sendall(payload(size))
-            answer = receive(connection, size + len(suffix(model)))
-            if answer != payload(size).upper() + suffix(model):
-                yield f"a wrong answer after {elapsed:.1f} s"
-                return
-            if connection is not good:
+            expected = payload(size).upper() + self.suffix
+            answer = receive(connection, len(expected))
+            if connection is not self.good:
                 connection.close()
-            rounds += 1
-            if not memory and elapsed > seconds / 10:
-                memory, files = resident_kb(pid), descriptors(pid)
-        settled = within(5, lambda: descriptors(pid) <= files)
-        grown = resident_kb(pid) - memory
-        if not settled:
-            yield f"descriptors grew from {files} to {descriptors(pid)}"
-        if grown > GROWTH_KB:
-            yield f"memory grew by {grown} kB"
-        print(f"{model.name:20} {rounds:7} rounds {grown:+6} kB", flush=True)
-        for connection in (*silent, *([good] if good else [])):
+            if answer != expected:
+                return False
+        self.rounds += 1
+        return True
+
+    def close(self) -> None:
+        """Let those go that stayed."""
+        for connection in (*self.silent, *([self.good] if self.good else [])):
             connection.close()
+
+
+def misbehave(model: Model, seconds: float) -> tuple[str, list[str]]:
+    """Treat a server like that for so long, at the least twice; say how it went, and what broke."""
+    with Server(model.module, "--backlog", str(BACKLOG)) as server:
+        soak = Soak(server, model)
+        start = time.monotonic()
+        good = soak.go_round()
+        before = at_rest(server)
+        while good and time.monotonic() < start + seconds / 2:
+            good = soak.go_round()
+        halfway = at_rest(server)
+        while good and (soak.rounds < LEAST_ROUNDS or time.monotonic() < start + seconds):
+            good = soak.go_round()
+        after = at_rest(server)
+        soak.close()
+        troubles = [] if good else [f"a wrong answer in round {soak.rounds + 1}"]
+        if after[1:] != before[1:]:
+            troubles.append(f"from {before} to {after}")
+        if after.memory_kb > halfway.memory_kb + GROWTH_KB * after.processes:
+            troubles.append(f"memory grows: {halfway}, and then {after}")
         server.stop()
         if server.errors:
-            yield server.errors
+            troubles.append(server.errors)
+    memory = f"{before.memory_kb}, {halfway.memory_kb}, {after.memory_kb} kB"
+    return f"{soak.rounds:4} rounds, {memory:24} {after[1:]}", troubles
 
 
 def main() -> int:
     """Return 1 when a server did not stand it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="per model (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="models at once (%(default)s)")
     parser.add_argument("models", nargs="*", metavar="MODEL", help="all of them by default")
     arguments = parser.parse_args()
-    failed = False
-    for model in map(by_name, arguments.models) if arguments.models else MODELS:
-        if (reason := model.missing()) is not None:
-            print(f"{model.name:20} skipped: {reason}")
-            continue
-        for trouble in misbehave(model, arguments.seconds):
-            failed = True
-            print(f"{model.name:20} {trouble}", file=sys.stderr, flush=True)
-    return failed
+    models = [by_name(name) for name in arguments.models] or list(MODELS)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        failed = list(pool.map(lambda model: report(model, arguments.seconds), models))
+    return any(failed)
+
+
+def report(model: Model, seconds: float) -> bool:
+    """Print how it went with a model; return whether anything broke."""
+    if (reason := model.missing()) is not None:
+        print(f"{model.name:20} skipped: {reason}", flush=True)
+        return False
+    try:
+        summary, troubles = misbehave(model, seconds)
+    except OSError as error:
+        summary, troubles = "", [f"{type(error).__name__}: {error}"]
+    print(f"{model.name:20} {summary}", flush=True)
+    for trouble in troubles:
+        print(f"{model.name:20} {trouble}", file=sys.stderr, flush=True)
+    return bool(troubles)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from servers.models import by_name
+from servers.models import MODELS, by_name
 from tests.servers.client import PATIENCE_S, ROOT, Server, alive, payload, receive, within
 
 ASK_MODEL = "import sys, servers.models; print(servers.models.by_name(sys.argv[1]).missing())"
@@ -150,7 +150,7 @@ def forbid_io_uring(error: int) -> None:
     [(errno.ENOSYS, "needs Linux 5.7, with io_uring"), (errno.EPERM, "io_uring is forbidden here")],
 )
 def test_a_host_without_io_uring_is_told_and_exits_5(error: int, reason: str) -> None:
-    for name in ("io_uring", "io_uring-poll", "io_uring-multishot", "io_uring-sqpoll"):
+    for name in (model.name for model in MODELS if model.name.startswith("io_uring")):
         done = subprocess.run(
             [sys.executable, "-m", by_name(name).module],
             cwd=ROOT,

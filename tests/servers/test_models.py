@@ -1,11 +1,15 @@
 """Every reference server, over real sockets: exact echoes, exact counters, unkind clients."""
 
+import importlib
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -142,8 +146,14 @@ def test_more_clients_than_the_listen_queue_holds(model: Model) -> None:
     assert (counters["connections"], counters["messages"]) == (12, 36)
 
 
-def test_stands_a_client_that_misbehaves_in_every_way(model: Model) -> None:
-    assert list(misbehave(model, seconds=0.25)) == []
+@pytest.mark.parametrize("family", FAMILIES)
+def test_servers_stand_clients_that_misbehave_in_every_way(family: str) -> None:
+    able = [model for model in MODELS if model.family == family and model.missing() is None]
+    with ThreadPoolExecutor(len(able)) as pool:
+        for model, (_, troubles) in zip(
+            able, pool.map(lambda model: misbehave(model, seconds=0), able), strict=True
+        ):
+            assert troubles == [], model.name
 
 
 def test_stops_on_sigterm_with_exact_counters_and_leaves_no_process(
@@ -186,15 +196,27 @@ def test_work_burns_cpu_time_for_each_message(model: Model) -> None:
         server.stop()
 
 
-def test_a_server_file_runs_as_a_script_from_anywhere(tmp_path: object) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "servers" / "epoll_server.py", "--help"],
-        cwd="/",
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "epoll_wait()" in done.stdout
+def test_a_server_file_runs_alone_as_a_script_from_anywhere(model: Model, tmp_path: Path) -> None:
+    script = ROOT / f"{model.module.replace('.', '/')}.py"
+    with Server(script, cwd=tmp_path) as server:
+        with server.connect() as connection:
+            echo(connection, model, 64)
+        server.stop()
+        assert server.errors == ""
+
+
+def test_a_server_file_says_what_waits_what_copies_what_blocks_and_where_to_read_on(
+    model: Model,
+) -> None:
+    text = importlib.import_module(model.module).__doc__ or ""
+    for word in ("Waits in", "Copies in", "Blocked"):
+        assert text.count(f"\n{word:11}") == 1
+    assert re.search(r"\b\w+\([23]\)[^.]*$", text), "man pages come last"
+
+
+def test_no_file_hides_a_standard_module_from_a_script_beside_it() -> None:
+    names = {path.stem for path in (ROOT / "servers").glob("*.py")}
+    assert names & sys.stdlib_module_names == set()
 
 
 def test_select_refuses_descriptors_beyond_1024_with_the_reason() -> None:
