@@ -55,7 +55,10 @@ class Answer:
 
 
 def recognise(trace: Trace) -> list[Answer]:
-    """Return the answers for a trace, the process that received most first. Raises TraceError."""
+    """Return the answers for a trace, the process and the model that received most first.
+
+    Raises TraceError.
+    """
     return answers(evidence(trace), trace.threads, trace.meta.get("standing") or [])
 
 
@@ -69,7 +72,7 @@ def answers(
     nothing = dict.fromkeys(INTERESTS, 0)
     received: dict[int, int] = {}
     everything = activities(found)
-    signalled = {a.pid for a in everything if a.calls(*_SIGNALS) and _sigio(interests, a.pid)}
+    signalled = _signalled(everything, interests)
     polled = {a.pid for a in everything if a.in_context("iou-sqp")}
     for one in everything:
         received[one.pid] = received.get(one.pid, 0) + one.total("bytes")
@@ -79,6 +82,7 @@ def answers(
             grouped.setdefault((one.pid, model), []).append(one)
     _join_blocking(grouped)
     _leave_out_signal_threads(grouped)
+    brought = {key: sum(one.total("bytes") for one in members) for key, members in grouped.items()}
     said = [
         Answer(
             pid,
@@ -89,7 +93,10 @@ def answers(
         )
         for (pid, model), members in grouped.items()
     ]
-    return sorted(said, key=lambda one: (-received[one.pid], one.pid, -len(one.tids)))
+    return sorted(
+        said,
+        key=lambda one: (-received[one.pid], one.pid, -brought[one.pid, one.model], -len(one.tids)),
+    )
 
 
 def _join_blocking(grouped: dict[tuple[int, str], list[Activity]]) -> None:
@@ -142,8 +149,20 @@ def _interests(
     return total
 
 
-def _sigio(interests: Mapping[int, Mapping[str, int]], pid: int) -> bool:
-    return pid in interests and interests[pid]["sigio_sockets"] > 0
+def _signalled(
+    everything: Iterable[Activity], interests: Mapping[int, Mapping[str, int]]
+) -> set[int]:
+    """Return the processes that wait for signals, have sockets which send them, and receive.
+
+    Only waiting tells nothing: nginx's master waits for its own signals, and asks for SIGIO, too.
+    """
+    wait, receive = set(), set()
+    for one in everything:
+        if one.calls(*_SIGNALS):
+            wait.add(one.pid)
+        if one.total("received", *_RECEIVES):
+            receive.add(one.pid)
+    return {pid for pid in wait & receive if interests.get(pid, {}).get("sigio_sockets")}
 
 
 def _models(one: Activity, interest: Mapping[str, int], signalled: bool) -> list[str]:
@@ -220,9 +239,7 @@ def _reasons(model: str, seen: Activity, interest: Mapping[str, int]) -> list[st
         found = [_of(again, asked, "receives found nothing (EAGAIN)")] if asked else []
         return [*found, "no call waits"]
     if model == "signal-driven":
-        asked = interest["sigio_sockets"]
-        with_signal = f"{asked:,} socket{'s' * (asked != 1)} with O_ASYNC"
-        return [with_signal, *_slept_in(seen, _SIGNALS), *_receiving(seen)]
+        return [_sigio(interest), *_slept_in(seen, _SIGNALS), *_receiving(seen)]
     if model == "POSIX AIO":
         calls = f"{seen.in_context('aio'):,} reads by glibc's helper threads"
         return [calls, *_receiving(seen)]
@@ -230,7 +247,7 @@ def _reasons(model: str, seen: Activity, interest: Mapping[str, int]) -> list[st
         return [*_aio(seen), *_receiving(seen)]
     if model.startswith("io_uring"):
         return [*_io_uring(seen), *_receiving(seen)]
-    return list(_undecided(seen))
+    return list(_undecided(seen, interest))
 
 
 def _triggers(model: str, interest: Mapping[str, int]) -> list[str]:
@@ -294,6 +311,11 @@ def _blocking(seen: Activity) -> Iterable[str]:
         yield f"{again:,} ended with EAGAIN (a time limit, or MSG_DONTWAIT)"
 
 
+def _sigio(interest: Mapping[str, int]) -> str:
+    asked = interest["sigio_sockets"]
+    return f"{asked:,} socket{'s' * (asked != 1)} with O_ASYNC"
+
+
 def _aio(seen: Activity) -> Iterable[str]:
     yield f"{seen.calls('io_submit'):,} io_submit"
     if seen.total("bytes", "io_submit"):
@@ -317,13 +339,16 @@ def _io_uring(seen: Activity) -> Iterable[str]:
             yield f"{calls:,} receives {who}"
 
 
-def _undecided(seen: Activity) -> Iterable[str]:
-    signals = seen.calls(*_SIGNALS)
-    if signals:
-        yield f"{signals:,} waits for signals, and no socket was seen to send any"
-    if got := seen.total("received", *_RECEIVES):
+def _undecided(seen: Activity, interest: Mapping[str, int]) -> Iterable[str]:
+    got, asked = seen.total("received", *_RECEIVES), seen.calls(*_RECEIVES)
+    if signals := seen.calls(*_SIGNALS):
+        yield f"{signals:,} wait{'s' * (signals != 1)} for signals"
+        yield _sigio(interest) if interest["sigio_sockets"] else "no socket was seen to send any"
+    if got:
         yield f"{got:,} receives found data at once: none waited, none failed"
-    elif asked := seen.calls(*_RECEIVES):
+    elif asked:
         yield f"{asked:,} receives brought nothing and none waited"
-    if not signals and not seen.calls(*_RECEIVES):
+    elif signals:
+        yield "no receive"
+    else:
         yield ", ".join(f"{count:,} {name}" for name, count in seen.by_call()) + ": too little"

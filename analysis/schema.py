@@ -14,6 +14,7 @@ __all__ = (
     "EVIDENCE",
     "EVIDENCE_KEYS",
     "INTERESTS",
+    "OTHERS",
     "PHASES",
     "PHASE_COLUMNS",
     "SCHEMA_VERSION",
@@ -142,6 +143,9 @@ SOCKETS = Table(
     },
     frozenset({"socket"}),
 )
+
+OTHERS = 0
+"""The thread, or the socket, that stands for all that were joined, where there were very many."""
 
 EVIDENCE_KEYS = ("pid", "tid", "context", "call")
 

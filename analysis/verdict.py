@@ -11,7 +11,7 @@ from analysis.delivery_waits import delivery_waits
 from analysis.ledger import LEDGER_COLUMNS
 from analysis.load import Trace
 from analysis.recognition import Answer
-from analysis.schema import DELIVERIES, SOCKETS
+from analysis.schema import DELIVERIES, OTHERS, SOCKETS
 from analysis.units import share_text, time_text
 
 __all__ = ("verdict",)
@@ -56,24 +56,21 @@ def verdict(trace: Trace, answers: list[Answer], found: pd.DataFrame) -> list[st
 
 
 def _where_time_goes(trace: Trace, answers: list[Answer], found: pd.DataFrame) -> Iterator[str]:
-    """Speak of the process that received most, and of those that are called alike."""
-    threads = trace.threads[trace.threads["calls"] > 0]
-    if threads.empty:
+    """Speak of the threads that receive most, and of those of the same name and model."""
+    if not answers:
         yield "No traced thread made a call of the receive path."
         return
-    received = threads.groupby("pid", sort=False)["bytes"].sum()
-    first = threads[threads["pid"] == received.idxmax()]
-    alike = threads[threads["comm"] == first["comm"].iloc[0]]
-    pids = alike["pid"].unique()
+    first = answers[0]
+    named = [one for one in answers if (one.comm, one.model) == (first.comm, first.model)]
+    alike = _threads_of(trace, named)
     wall = int(alike["wall_ns"].sum())
     sleep = int(alike["sleep_ns"].sum())
     rest = wall - sleep
     if not wall:
         return
-    model = next((a.model for a in answers if a.pid == first["pid"].iloc[0]), "unknown")
-    who = f"{first['comm'].iloc[0]} {pids[0]}"
-    if len(pids) > 1:
-        who = f"{first['comm'].iloc[0]} ({len(pids)} processes)"
+    who = f"{first.comm} {first.pid}"
+    if len(named) > 1:
+        who = f"{first.comm} ({len(named)} processes)"
     elif len(alike) > 1:
         who += f" ({len(alike)} threads)"
     asleep = f"{share_text(sleep / wall)} % of its wall time asleep"
@@ -92,7 +89,15 @@ def _where_time_goes(trace: Trace, answers: list[Answer], found: pd.DataFrame) -
     copy = sums["copy_ns"]
     if rest and copy and not any("copy" in part for part in parts[:3]):  # 0: no probe saw it
         ending += f" (copy: {share_text(float(copy) / rest)} %)"
-    yield f"{who}, {model}, spends {asleep}{ending}."
+    yield f"{who}, {first.model}, spends {asleep}{ending}."
+
+
+def _threads_of(trace: Trace, answers: list[Answer]) -> pd.DataFrame:
+    """Return the ledgers of the threads that answers are about."""
+    threads = trace.threads
+    tids = {tid for answer in answers for tid in answer.tids}
+    joined = {answer.pid for answer in answers if OTHERS in answer.tids}
+    return threads[threads["tid"].isin(tids) | threads["pid"].isin(joined)]
 
 
 def _how_long_in_sums(trace: Trace) -> Iterator[str]:

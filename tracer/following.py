@@ -86,8 +86,6 @@ class Following:
 
     def _open_process(self, pid: int) -> bool:
         """Trace all threads of a process; return whether any is traced now."""
-        for port in processes.local_ports(pid):
-            self._program.watch_port(port)
         found = False
         for _ in range(_ROUNDS):
             new = [self._program.open_thread(thread) for thread in processes.threads_of(pid)]
@@ -109,5 +107,11 @@ class Following:
         self._note_sockets(open_sockets(inodes))
 
     def _note_sockets(self, sockets: list[OpenSocket]) -> None:
+        """Keep their addresses, and look at what arrives for them.
+
+        Not before every thread is traced that may take it: what is taken unseen is not a delivery.
+        """
+        for port in {found.local[1] for found in sockets} - {0}:
+            self._program.watch_port(port)
         if sockets:
             self.sockets.append(socket_records(sockets, 0, time.monotonic_ns()))

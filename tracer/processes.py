@@ -9,7 +9,7 @@ from pathlib import Path
 from probes import calls
 from probes.program import OpenThread
 
-__all__ = ("comm_of", "descendants_of", "local_ports", "socket_inodes", "thread_now", "threads_of")
+__all__ = ("comm_of", "descendants_of", "socket_inodes", "thread_now", "threads_of")
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _CALL_BY_NUMBER = {
@@ -104,19 +104,3 @@ def socket_inodes(pid: int) -> set[int]:
     except OSError:
         return set()
     return {inode for fd in fds if (inode := _socket_of(pid, fd))}
-
-
-def local_ports(pid: int) -> set[int]:
-    """Return the local TCP and UDP ports of a process's sockets."""
-    inodes = socket_inodes(pid)
-    ports = set()
-    for name in ("tcp", "tcp6", "udp", "udp6"):
-        try:
-            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if int(fields[9]) in inodes:
-                ports.add(int(fields[1].rpartition(":")[2], 16))
-    return ports

@@ -41,12 +41,12 @@ def _sockets(pid: int, inodes: frozenset[int]) -> Iterator[OpenSocket]:
         for line in lines:
             fields = line.split()
             if (inode := int(fields[9])) in inodes:
-                local, remote = _end(family, fields[1]), _end(family, fields[2])
+                local, remote = _end(fields[1]), _end(fields[2])
                 yield OpenSocket(inode, family, protocol, local, remote)
 
 
-def _end(family: int, text: str) -> tuple[str, int]:
+def _end(text: str) -> tuple[bytes, int]:
     """Parse ``0100007F:1F90``: the address as 32-bit words of this machine (tcp_ipv4.c)."""
     address, _, port = text.partition(":")
     words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
-    return socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words)), int(port, 16)
+    return struct.pack(f"={len(words)}I", *words), int(port, 16)

@@ -152,6 +152,27 @@ static __always_inline int arrival_taken(struct socket_state *s, u32 taken)
     return (s32)(taken - s->arrivals[s->head & (ARRIVALS - 1)].end) >= 0;
 }
 
+/*
+ * What a call took from a stream begins where the call before it ended. If it begins later, another thread that is not
+ * traced, or not yet, has taken what lies between: no call of ours delivers that.
+ */
+static __always_inline void forget_taken_unseen(struct socket_state *s, struct sock *sk, u32 taken, u32 bytes)
+{
+    u32 begin = taken - bytes;
+    if ((s32)(begin - s->copied_end) <= 0)
+        return;
+    if ((s32)(taken - received_end(sk)) > 0) /* the FIN went with it */
+        begin -= 1;
+    if ((s32)(begin - s->taken_end) > 0)
+        s->taken_end = begin;
+    for (int i = 0; i < ARRIVALS && s->head != s->tail; i++) {
+        if ((s32)(begin - s->arrivals[s->head & (ARRIVALS - 1)].end) < 0)
+            break;
+        s->head += 1;
+        s->head_noticed = 0;
+    }
+}
+
 /* Of the oldest arrival a part has been taken: the rest is for a later call, but it has been noticed. */
 static __always_inline void note_partial(struct thread_state *t, struct socket_state *s, u32 taken)
 {

@@ -197,6 +197,8 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
         s = sockets.lookup(&t->sock);
         if (s) {
             taken = taken_end(t, s, result);
+            if (s->stream && !(t->flags & FLAG_BYTES_UNKNOWN))
+                forget_taken_unseen(s, (void *)t->sock, taken, bytes);
             note_untold(t, s, taken, now);
             delivered = whole_message(t, s, taken, bytes);
         }

@@ -69,6 +69,13 @@ def test_a_wait_for_signals_is_signal_driven_only_if_a_socket_sends_them() -> No
     assert "signal-driven" not in models(frame)
 
 
+def test_who_waits_for_signals_and_receives_nothing_is_not_signal_driven() -> None:
+    """As the master of nginx, which has a socket with O_ASYNC to its workers."""
+    found = answers(gather(calls(wait("rt_sigsuspend", ready=-4))), threads(sigio_sockets=1))
+    assert [answer.model for answer in found] == ["unknown"]
+    assert found[0].evidence == ("1 wait for signals", "1 socket with O_ASYNC", "no receive")
+
+
 def test_one_thread_that_does_two_things_gets_two_answers() -> None:
     frame = calls(wait("poll", nfds=1), receive(8), receive(9, socket=8, sleep_ns=300))
     assert models(frame) == ["poll", "blocking"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.schema import OTHERS
 from probes.layout import CALL, CONTEXT_NAMES, FLAGS, KINDS, SOCKET
 from tracer.addresses import families, printed_addresses, protocols
 from tracer.live.frames import frame_of
@@ -19,10 +20,8 @@ from tracer.ring import Records
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ("OTHERS", "Summary")
+__all__ = ("Summary",)
 
-OTHERS = 0
-"""The thread, or the socket, that stands for all that were joined."""
 _MOST = 20_000
 """Lines of evidence and of connections: some tens of MB."""
 _BATCH = 50_000

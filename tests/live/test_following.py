@@ -1,0 +1,49 @@
+"""Processes that begin to be traced while others are: what was before is not theirs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from analysis.load import load
+from probes.program import Program
+from tests.live.recording import assert_closed, recording
+from tests.live.target import Target, asleep, tcp_pair
+
+pytestmark = pytest.mark.live
+
+TIMES = 13
+SIZE = 61
+
+
+def test_what_was_taken_before_a_thread_was_traced_is_not_delivered_by_it(
+    program: Program, tmp_path: Path
+) -> None:
+    """Another process has the socket open, too, so its arrivals are looked at from the start."""
+    left, right = tcp_pair()
+
+    def receive() -> None:
+        for _ in range(2 * TIMES):
+            right.recv(SIZE)
+            right.send(b".")
+
+    def talk() -> None:
+        for _ in range(TIMES):
+            left.send(b"x" * SIZE)
+            left.recv(1)
+
+    with left, right, Target(lambda: None) as idle, Target(receive) as server:
+        with recording(program, tmp_path / "trace") as session:
+            session.follow([idle.pid])
+            server.go()
+            talk()
+            asleep(server.pid)
+            session.follow([server.pid])
+            began = time.monotonic_ns()
+            talk()
+        trace = load(tmp_path / "trace")
+    assert trace.deliveries["bytes"].tolist() == [SIZE] * TIMES
+    assert (trace.deliveries["ready_ns"] > began).all()
+    assert_closed(trace)
