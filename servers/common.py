@@ -41,6 +41,8 @@ BACKLOG = socket.SOMAXCONN
 # Python loop rounds between two looks at the CPU clock: about 4 us, against 0.2 us for the look.
 BURN_ROUNDS = 250
 
+MAX_SECONDS = 86_400.0  # of an option; a sleep of centuries is an error to the C library
+
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 FAILED = 1
@@ -52,7 +54,10 @@ class Stopped(SystemExit):
 
 
 class Option(NamedTuple):
-    """A further argument of one server, handed to its serve function by keyword."""
+    """A further argument of one server, handed to its serve function by keyword.
+
+    A positive number: an integer, or seconds if the default is no integer.
+    """
 
     name: str
     default: float
@@ -236,7 +241,7 @@ def _parser(
     )
     parser.add_argument(
         "--work",
-        type=int,
+        type=_natural,
         default=0,
         metavar="MICROSECONDS",
         help="CPU time to burn on every message (%(default)s)",
@@ -247,7 +252,7 @@ def _parser(
     for option in options:
         parser.add_argument(
             option.name,
-            type=type(option.default),
+            type=_positive if isinstance(option.default, int) else _positive_seconds,
             default=option.default,
             metavar="N",
             help=f"{option.help} (%(default)s)",
@@ -266,6 +271,20 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return number
+
+
+def _positive_seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {MAX_SECONDS:g}")
     return number
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import socket
@@ -13,6 +14,8 @@ __all__ = ("Address", "LoadError", "LoadOptions", "parse_address", "raise_descri
 USAGE = 2
 DEFAULT_DURATION_S = 5.0
 MAX_DATAGRAM = 65_507  # 65,535 less the IPv4 and UDP headers; see udp(7)
+MAX_MESSAGE = 64 << 20  # bytes; the text that messages are cut from is made beforehand
+MAX_BURST = 1_000_000
 DESCRIPTORS_BESIDE_SOCKETS = 32  # standard streams, epoll, timer, libraries
 
 
@@ -105,21 +108,22 @@ class LoadOptions:
             (self.connections < 1, "connections: at least 1"),
             (self.idle < 0, "idle: at least 0"),
             (not self.sizes or min(self.sizes) < 1, "size: at least 1 byte"),
+            (max(self.sizes, default=0) > MAX_MESSAGE, f"size: at most {MAX_MESSAGE} bytes"),
             (
                 transport == "udp" and max(self.sizes, default=0) > MAX_DATAGRAM,
                 f"size: a datagram holds at most {MAX_DATAGRAM} bytes",
             ),
             (transport == "udp" and self.byte_gap_us is not None, "byte gap: not over UDP"),
             (transport == "udp" and self.per_request, "UDP has no connection per request"),
-            (self.rate is not None and self.rate <= 0, "rate: above 0 messages/s"),
+            (not _positive(self.rate), "rate: above 0 messages/s"),
             (self.arrivals not in ("constant", "poisson"), "arrivals: constant or poisson"),
             (self.arrivals == "poisson" and self.rate is None, "Poisson arrivals: need a rate"),
-            (self.burst < 1, "burst: at least 1"),
+            (not 1 <= self.burst <= MAX_BURST, f"burst: 1 to {MAX_BURST}"),
             (self.burst > 1 and self.rate is None, "burst: needs a rate"),
-            (self.duration is not None and self.duration <= 0, "duration: above 0 seconds"),
+            (not _positive(self.duration), "duration: above 0 seconds"),
             (self.messages is not None and self.messages < 1, "messages: at least 1"),
             (self.byte_gap_us is not None and self.byte_gap_us < 0, "byte gap: at least 0"),
-            (self.timeout <= 0, "timeout: above 0 seconds"),
+            (not _positive(self.timeout), "timeout: above 0 seconds"),
             (not 1 <= self.processes <= self.connections, "processes: 1 to connections"),
         ]
         return next((rule for is_wrong, rule in wrong if is_wrong), None)
@@ -146,6 +150,11 @@ class LoadOptions:
             messages=None if self.messages is None else part(self.messages),
             seed=self.seed + index,
         )
+
+
+def _positive(number: float | None) -> bool:
+    """Say whether a number, if there is one, is above 0 and has an end; NaN is neither."""
+    return number is None or 0 < number < math.inf
 
 
 def raise_descriptor_limit(sockets: int) -> str | None:

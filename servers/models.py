@@ -103,7 +103,7 @@ MODELS = (
     _model(
         "process-pool",
         "blocking",
-        "16 processes; further clients are not accepted",
+        "16 processes; further clients wait unaccepted",
         "recv",
         "recv",
         connections=16,
@@ -156,7 +156,7 @@ MODELS = (
     _model(
         "epoll-oneshot",
         "multiplexing",
-        "worker threads on one set; one per client at a time",
+        "worker threads on one set, a client to one",
         "epoll_wait",
         "recv",
         no_udp=PER_CLIENT,
@@ -228,7 +228,7 @@ MODELS = (
     _model(
         "io_uring-multishot",
         "asynchronous",
-        "one receive for all messages, provided buffers",
+        "one receive for all messages, common buffers",
         "io_uring_enter",
         "io_uring_enter",
         needs="Linux 6.0",

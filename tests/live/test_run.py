@@ -16,6 +16,8 @@ pytestmark = pytest.mark.live
 MESSAGES = 101
 IDLE = 1000
 RATE = 53
+COLUMNS = 100
+NAMES = {model.name: model.family for model in MODELS}
 HOLDS = [model for model in MODELS if model.connections is None or model.connections > IDLE]
 
 
@@ -40,6 +42,29 @@ def refused(folder: Path, code: int, *arguments: object) -> str:
     assert tool.output == ""
     [line] = tool.complaints
     return line
+
+
+def test_all_models_are_in_one_table_by_family_or_are_rows_with_the_reason(tmp_path: Path) -> None:
+    load_arguments = ("--transport", "udp", "--messages", MESSAGES)
+    tool, code = iophase(tmp_path, "run", "--all", *load_arguments, "-o", tmp_path / "traces")
+    assert code == 0, tool.errors
+    lines = tool.output.splitlines()
+    assert max(map(len, lines)) <= COLUMNS
+    table = lines[: lines.index("")]
+    heads = [line for line in table if line in FAMILIES]
+    assert heads == list(FAMILIES)
+    family = ""
+    rows: dict[str, tuple[str, str]] = {}
+    for line in table:
+        family = line if line in FAMILIES else family
+        name, _, rest = line.strip().partition(" ")
+        if name in NAMES and line.startswith("  "):
+            rows[name] = (family, rest.strip())
+    assert {name: family for name, (family, _) in rows.items()} == NAMES
+    for model in MODELS:
+        _, cells = rows[model.name]
+        reason = model.missing() or model.refuses("udp", 10)
+        assert (reason or "").startswith(cells) if reason else cells[0].isdigit(), model.name
 
 
 def test_the_load_is_that_of_the_load_generator(tmp_path: Path) -> None:

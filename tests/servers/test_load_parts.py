@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 
@@ -71,6 +72,8 @@ def test_bursts_keep_the_rate() -> None:
     times = list(due_times(LoadOptions(rate=1000, burst=50), 0, SECOND))
     assert len(times) == 1000
     assert [len(list(group)) for _, group in itertools.groupby(times)] == [50] * 20
+    enormous = due_times(LoadOptions(rate=2_000_000, burst=1_000_000), 0, SECOND)
+    assert collections.Counter(enormous) == {0: 1_000_000, SECOND // 2: 1_000_000}
 
 
 @pytest.mark.parametrize("size", [1, 64, 4097])

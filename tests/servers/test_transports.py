@@ -85,14 +85,25 @@ def test_a_unix_path_in_use_is_one_clear_line(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_wrong_usage_exits_2() -> None:
-    for arguments in (["--port", "65536"], ["--buffer", "0"], ["--backlog", "many"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "servers.epoll_server", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-        )
-        assert done.returncode == 2
-        assert arguments[0] in done.stderr
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("epoll", ["--port", "65536"]),
+        ("epoll", ["--buffer", "0"]),
+        ("epoll", ["--backlog", "many"]),
+        ("epoll", ["--work", "-1"]),
+        ("thread_pool", ["--workers", "0"]),
+        ("nonblocking_nap", ["--nap", "nan"]),
+    ],
+)
+def test_wrong_usage_exits_2(model: str, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"servers.{model}_server", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr
+    assert "Traceback" not in done.stderr

@@ -94,7 +94,7 @@ def _models(args: Namespace) -> list[Model]:
     if args.all:
         return list(MODELS)
     try:
-        return [by_name(name) for name in args.models]
+        return [by_name(name) for name in dict.fromkeys(args.models)]
     except KeyError as error:
         raise IophaseError(f"{error.args[0]}; see 'iophase models'", USAGE) from None
 
@@ -162,6 +162,8 @@ def _options(args: Namespace) -> LoadOptions:
     from servers.load import options_of
 
     options = options_of(args, _DURATION_S)
+    if args.work < 0:
+        raise IophaseError("run: --work: at least 0 microseconds", USAGE)
     if (problem := options.problem(args.transport)) is not None:
         raise IophaseError(f"run: {problem}", USAGE)
     return options
