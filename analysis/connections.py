@@ -47,10 +47,14 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def socket_totals(calls: pd.DataFrame) -> pd.DataFrame:
-    """Return sums of rows of ``calls.csv`` by socket: ``pid``, ``calls``, ``bytes``, ..."""
+    """Return sums of rows of ``calls.csv`` by socket: ``pid``, ``calls``, ``bytes``, ...
+
+    What it took to copy nothing says nothing of a socket of whose other copies it is unknown.
+    """
     own = calls[calls["socket"].notna() & calls["bytes"].notna()]
     wait = own[[f"{phase}_ns" for phase in WAIT_PHASES]].sum(axis="columns")
-    values = own[["socket", "pid", "bytes", "copy_ns"]].assign(calls=1, wait_ns=wait)
+    copy = own["copy_ns"].where(own["bytes"] > 0)
+    values = own[["socket", "pid", "bytes"]].assign(calls=1, wait_ns=wait, copy_ns=copy)
     return _reduced([values])
 
 

@@ -81,6 +81,7 @@ def answers(
                 model = "io_uring SQPOLL"
             grouped.setdefault((one.pid, model), []).append(one)
     _join_blocking(grouped)
+    _join_told(grouped)
     _leave_out_signal_threads(grouped)
     brought = {key: sum(one.total("bytes") for one in members) for key, members in grouped.items()}
     said = [
@@ -89,7 +90,10 @@ def answers(
             names.get(pid, ""),
             model,
             tuple(sorted(one.tid for one in members)),
-            tuple(_reasons(model, Activity.together(members), interests.get(pid, nothing))),
+            (
+                *_reasons(model, Activity.together(members), interests.get(pid, nothing)),
+                *_sharing(model, members),
+            ),
         )
         for (pid, model), members in grouped.items()
     ]
@@ -114,6 +118,35 @@ def _join_blocking(grouped: dict[tuple[int, str], list[Activity]]) -> None:
         grouped[pid, model] = [one for one in grouped[pid, model] if one not in alike]
         if not grouped[pid, model]:
             del grouped[pid, model]
+
+
+def _join_told(grouped: dict[tuple[int, str], list[Activity]]) -> None:
+    """Count threads that only receive among those of their process that wait for sockets.
+
+    Where one thread waits and others receive (the I/O threads of redis), these never sleep, and
+    meet EAGAIN only after data. That they were told is concluded only if nothing else can be: the
+    process waits in one way, and who waits receives from such sockets, too, or they do not block.
+    """
+    for pid, model in [key for key in grouped if key[1] in ("unknown", "non-blocking")]:
+        waiting = [other for number, other in grouped if number == pid and _multiplexes(other)]
+        if len(waiting) != 1 or (pid, "blocking") in grouped:
+            continue
+        shares = any(one.total("received", *_RECEIVES) for one in grouped[pid, waiting[0]])
+        told = [one for one in grouped[pid, model] if _was_told(one, shares)]
+        grouped[pid, waiting[0]] += told
+        grouped[pid, model] = [one for one in grouped[pid, model] if one not in told]
+        if not grouped[pid, model]:
+            del grouped[pid, model]
+
+
+def _multiplexes(model: str) -> bool:
+    return model in _FAMILIES or model.startswith("epoll")
+
+
+def _was_told(one: Activity, shares: bool) -> bool:
+    again, drained = one.total("again", *_RECEIVES), one.total("drained", *_RECEIVES)
+    only = one.calls(*_RECEIVES) == one.calls() and one.total("received", *_RECEIVES) > 0
+    return only and again == drained and (shares or drained > 0)
 
 
 def _leave_out_signal_threads(grouped: dict[tuple[int, str], list[Activity]]) -> None:
@@ -222,7 +255,7 @@ def _blocks(one: Activity, *, waits: bool) -> bool:
 
 
 def _of(part: int, whole: int, what: str) -> str:
-    return f"{part:,} of {whole:,} {what}" if part != whole else f"all {whole:,} {what}"
+    return f"all {whole:,} {what}" if part == whole > 1 else f"{part:,} of {whole:,} {what}"
 
 
 def _reasons(model: str, seen: Activity, interest: Mapping[str, int]) -> list[str]:
@@ -280,6 +313,15 @@ def _slept_in(seen: Activity, calls: tuple[str, ...]) -> list[str]:
         for name in calls
         if seen.calls(name)
     ]
+
+
+def _sharing(model: str, members: Sequence[Activity]) -> list[str]:
+    """Say how many threads receive what others of them wait for."""
+    if not _multiplexes(model):
+        return []
+    calls = _FAMILIES.get(model, _EPOLL)
+    told = sum(not one.calls(*calls) for one in members)
+    return [f"{told:,} thread{'s' * (told != 1)} only receive{'s' * (told == 1)}"] if told else []
 
 
 def _receiving(seen: Activity) -> list[str]:

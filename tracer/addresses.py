@@ -85,6 +85,12 @@ def _ipv4(octets: NDArray[np.uint8]) -> NDArray[Any]:
 def _ipv6(octets: NDArray[np.uint8]) -> NDArray[Any]:
     """Print each different address once: a server has one, its clients' hosts are few."""
     unique, inverse = np.unique(octets, axis=0, return_inverse=True)
-    hosts = [f"[{ipaddress.IPv6Address(address.tobytes())}]" for address in unique]
+    hosts = [f"[{_ipv6_host(address.tobytes())}]" for address in unique]
     table: NDArray[Any] = np.array(hosts, np.dtypes.StringDType())
     return table[inverse.reshape(-1)]
+
+
+def _ipv6_host(address: bytes) -> str:
+    """Print an address; one of an IPv4 client of an IPv6 socket as RFC 5952 recommends (5.)."""
+    host = ipaddress.IPv6Address(address)
+    return str(host) if host.ipv4_mapped is None else f"::ffff:{host.ipv4_mapped}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.connections import connections, longest_stretches
+from analysis.connections import connections, longest_stretches, socket_totals
 from analysis.load import load
 from tests.analysis.synthetic import make_trace
 
@@ -35,3 +35,11 @@ def test_the_sums_over_connections_are_those_of_the_trace(tmp_path: Path) -> Non
     longest = table["longest_ready_ns"].dropna()
     assert longest.is_monotonic_decreasing
     assert (table["longest_ready_ns"] >= table["delivery_max_ns"]).all()
+
+
+def test_what_copying_took_is_unknown_where_no_probe_saw_it() -> None:
+    """A unix stream seen by tracepoints: only of its end, which brings nothing, it is known."""
+    columns = {"socket": [7, 7, 8], "pid": [1, 1, 1], "bytes": [9, 0, 9], "copy_ns": [None, 0, 5]}
+    phases = dict.fromkeys(("sleep_ns", "runq_ns", "spin_ns", "check_ns"), 0)
+    calls = pd.DataFrame(columns, dtype="Int64").assign(**phases)
+    assert socket_totals(calls)["copy_ns"].fillna(-1).to_dict() == {7: -1, 8: 5}

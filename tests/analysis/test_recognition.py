@@ -81,6 +81,24 @@ def test_one_thread_that_does_two_things_gets_two_answers() -> None:
     assert models(frame) == ["poll", "blocking"]
 
 
+def test_threads_that_receive_what_another_waits_for_are_counted_with_it() -> None:
+    """As the I/O threads of redis; of threads that block and found data at once it is not known."""
+    worker = {"tid": PID + 1}
+    told = [receive(64, **worker), receive(64, **worker)]
+    main = [wait("epoll_wait"), receive(64)]
+    frame = calls(*main, *told)
+    found = answers(gather(frame), threads(epoll_level=1))
+    assert [(answer.model, answer.tids) for answer in found] == [
+        ("epoll level-triggered", (PID, PID + 1))
+    ]
+    assert "1 thread only receives" in found[0].evidence
+    assert models(calls(main[0], *told), epoll_level=1) == ["unknown", "epoll level-triggered"]
+    drained = [*told, receive(EAGAIN, **worker)]
+    assert models(calls(main[0], *drained), epoll_level=1) == ["epoll level-triggered"]
+    polls = [*drained, receive(EAGAIN, **worker)]
+    assert models(calls(*main, *polls), epoll_level=1)[0] == "non-blocking"
+
+
 def test_a_page_fault_in_one_receive_of_many_makes_no_second_answer() -> None:
     many = [receive(64) for _ in range(99)]
     frame = calls(wait("epoll_wait"), *many, receive(64, sleep_ns=300))

@@ -259,6 +259,7 @@ def test_threads_are_in_the_order_of_their_beginning_and_the_first_is_main(tmp_p
 def test_sockets_have_printable_addresses(tmp_path: Path) -> None:
     home4, home6 = sockets.inet_aton("127.0.0.1"), sockets.inet_pton(sockets.AF_INET6, "::1")
     far6 = sockets.inet_pton(sockets.AF_INET6, "2001:db8::7")
+    mapped = sockets.inet_pton(sockets.AF_INET6, "::ffff:10.0.0.7")
     inet, inet6 = sockets.AF_INET, sockets.AF_INET6
     records = [
         socket(1, inet, sockets.IPPROTO_TCP, (home4, 8080), (bytes([10, 20, 255, 0]), 65535)),
@@ -267,6 +268,7 @@ def test_sockets_have_printable_addresses(tmp_path: Path) -> None:
         socket(4, sockets.AF_UNIX, 0, (home4, 80)),
         socket(5, inet, sockets.IPPROTO_UDP),
         socket(6, 99, 200),
+        socket(7, inet6, sockets.IPPROTO_TCP, (home6, 80), (mapped, 999)),
     ]
     assert Files(tmp_path, records).text("sockets.csv") == [
         "1,inet,tcp,127.0.0.1:8080,10.20.255.0:65535",
@@ -275,6 +277,7 @@ def test_sockets_have_printable_addresses(tmp_path: Path) -> None:
         "4,unix,,,",
         "5,inet,udp,,",
         "6,99,200,,",
+        "7,inet6,tcp,[::1]:80,[::ffff:10.0.0.7]:999",
     ]
 
 

@@ -28,6 +28,19 @@ def test_the_rows_of_a_process_are_added_up() -> None:
     assert [(group.key, group.pid) for group in window.by("socket")] == [(77, 5), (78, 5), (79, 9)]
 
 
+def test_a_copy_that_no_probe_saw_is_unknown_and_not_nothing() -> None:
+    unseen = {"bytes": 9, "flags": flags("COPY_UNKNOWN")}
+    records = joined(
+        call("read", ts=NOW - 500, pid=5, tid=5, socket=77, **unseen),
+        call("read", ts=NOW - 400, pid=5, tid=5, socket=78, **unseen),
+        call("read", ts=NOW - 300, pid=5, tid=5, socket=78, bytes=9, copy=SECOND // 10),
+        call("epoll_wait", ts=NOW - 200, pid=6, tid=6),
+    )
+    window = Window(records, NOW, 1.0)
+    assert [group.copy for group in window.by("socket")] == [None, pytest.approx(0.1)]
+    assert [group.copy for group in window.by("pid")] == [pytest.approx(0.1), 0]
+
+
 def test_a_sleep_counts_only_as_far_as_it_lies_in_the_interval() -> None:
     long = call("epoll_wait", ts=NOW - 5 * SECOND, pid=5, tid=5, sleep=5 * SECOND)
     (group,) = Window(joined(long), NOW, 1.0).by("pid")

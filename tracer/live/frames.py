@@ -58,5 +58,7 @@ def frame_of(calls: Records, contexts: Sequence[str]) -> pd.DataFrame:
     }
     columns["ready"][(kinds != "wait") | unfinished | (result < 0)] = pd.NA
     columns["result"][unfinished] = pd.NA
+    columns["copy_ns"] = pd.array(columns["copy_ns"], dtype="Int64")
+    columns["copy_ns"][(calls["flags"] & FLAGS["COPY_UNKNOWN"]) != 0] = pd.NA
     columns["bytes"][~RECEIVES[calls["call"]] | unfinished] = pd.NA
     return pd.DataFrame(columns).sort_values(["tid", "ts_ns"], ignore_index=True)

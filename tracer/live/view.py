@@ -22,7 +22,7 @@ SORTS: dict[str, tuple[str, Callable[[Group], float]]] = {
     "n": ("calls/s", lambda group: group.calls),
     "b": ("received/s", lambda group: group.bytes),
     "w": ("wait", lambda group: group.wait),
-    "y": ("copy", lambda group: group.copy),
+    "y": ("copy", lambda group: group.copy or 0.0),
     "l": ("longest", lambda group: group.longest or 0.0),
 }
 """Keys of the orders, largest first."""

@@ -33,7 +33,7 @@ class Group:
     """Per second, as are ``bytes``."""
     bytes: float
     wait: float
-    copy: float
+    copy: float | None
     cpu: float
     """On the CPU in the calls: spin + check + copy + overhead."""
     deliveries: int
@@ -110,7 +110,7 @@ class Window:
             )
         return found
 
-    def _sums(self, groups: Ints, keys: Ints) -> list[list[float]]:
+    def _sums(self, groups: Ints, keys: Ints) -> list[list[Any]]:
         place, known = _places(groups, keys)
         phases = {name: values[known] for name, values in self._phases.items()}
         received = np.where(RECEIVES[self.calls["call"]], self.calls["bytes"], 0)[known]
@@ -122,15 +122,19 @@ class Window:
 
         wait = sum((total(phases[name]) for name in ("sleep", "runq", "spin", "check")), 0.0)
         cpu = sum((total(phases[name]) for name in ("spin", "check", "copy", "overhead")), 0.0)
+        unseen = (received > 0) & ((self.calls["flags"][known] & FLAGS["COPY_UNKNOWN"]) != 0)
+        copies, unknown = total(received > 0), total(unseen)
         span = self._seconds * 1e9
+        copy = (total(phases["copy"]) / span).astype(object)
+        copy[(unknown > 0) & (unknown == copies)] = None
         columns = (
             total(np.ones(len(place))) / self._seconds,
             total(received) / self._seconds,
             wait / span,
-            total(phases["copy"]) / span,
+            copy,
             cpu / span,
         )
-        return [list(np.atleast_1d(column)) for column in columns]
+        return [column.tolist() for column in columns]
 
     def _quantiles(
         self, groups: Ints, keys: Ints
