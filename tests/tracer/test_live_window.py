@@ -29,10 +29,10 @@ def test_the_rows_of_a_process_are_added_up() -> None:
 
 
 def test_a_copy_that_no_probe_saw_is_unknown_and_not_nothing() -> None:
-    unseen = {"bytes": 9, "flags": flags("COPY_UNKNOWN")}
+    unseen = flags("COPY_UNKNOWN")
     records = joined(
-        call("read", ts=NOW - 500, pid=5, tid=5, socket=77, **unseen),
-        call("read", ts=NOW - 400, pid=5, tid=5, socket=78, **unseen),
+        call("read", ts=NOW - 500, pid=5, tid=5, socket=77, bytes=9, flags=unseen),
+        call("read", ts=NOW - 400, pid=5, tid=5, socket=78, bytes=9, flags=unseen),
         call("read", ts=NOW - 300, pid=5, tid=5, socket=78, bytes=9, copy=SECOND // 10),
         call("epoll_wait", ts=NOW - 200, pid=6, tid=6),
     )

@@ -134,7 +134,7 @@ class Window:
             copy,
             cpu / span,
         )
-        return [column.tolist() for column in columns]
+        return [list(np.atleast_1d(column)) for column in columns]
 
     def _quantiles(
         self, groups: Ints, keys: Ints
