@@ -20,7 +20,7 @@ _COLUMNS = ("notify_ns", "waker_context", "notifier", "callback_ns")
 def notifications(traces: Iterable[Trace]) -> pd.DataFrame:
     """Return one row per trace, notifier and waker context.
 
-    Columns: ``trace``, ``model``, ``notifier`` (``ep_poll_callback``, ``pollwake``, ``none``; NA
+    Columns: ``trace``, ``model``, ``notifier`` (``ep_poll_callback`` and its like, ``none``; NA
     where no function probe saw it), ``waker_context``, ``deliveries``, ``measured`` (those with a
     known cost), ``notify_mean_ns``, ``callback_mean_ns`` (NA where nothing was measured).
     """

@@ -55,7 +55,10 @@ FLAGS = {
 CONTEXT_NAMES = ("process", "iou-wrk", "iou-sqp", "task-work", "aio")
 """Who did the work of a call; the index is the record's ``context``."""
 
-NOTIFIER_NAMES = ("none", "ep_poll_callback", "pollwake")
+NOTIFIER_NAMES = (
+    *("none", "ep_poll_callback", "pollwake"),
+    *("io_poll_wake", "aio_poll_wake", "send_sigio"),
+)
 """The callback that told the receiver; the index is the record's ``notifier``. With ``none`` a
 thread that slept in a receive was woken, or nobody waited."""
 

@@ -111,25 +111,15 @@ static __always_inline void fill_call(struct call_record *r, struct thread_state
     r->bytes = bytes;
 }
 
-/* recvmmsg returns messages: the length of each is in its header, which is all that is read. */
 #define MESSAGES 64
-#define HEADER_SIZE 64 /* sizeof(struct mmsghdr) and the offset of msg_len: include/linux/socket.h */
-#define LENGTH_OFFSET 56
-
-static __always_inline u32 message_length(struct thread_state *t, int index)
-{
-    u32 length = 0;
-    read_user(&length, sizeof(length), (void *)(t->vector + index * HEADER_SIZE + LENGTH_OFFSET));
-    return length;
-}
 
 static __always_inline u64 payload_of_messages(struct thread_state *t, s64 messages)
 {
     u64 bytes = 0;
     if (messages > MESSAGES)
         t->flags |= FLAG_BYTES_UNKNOWN;
-    for (int i = 0; i < MESSAGES; i++) /* no branch in it: the verifier would follow each one */
-        bytes += message_length(t, i) & (0 - (u64)((i - messages) >> 63 & 1));
+    for (int i = 0; i < MESSAGES; i++)
+        bytes += message_length(t, i) * is_negative(i - messages); /* no branch: the verifier would follow each one */
     return bytes;
 }
 
@@ -178,12 +168,10 @@ static __always_inline u64 whole_message(struct thread_state *t, struct socket_s
     return bytes;
 }
 
-static __always_inline void end_call(struct thread_state *t, u64 now, s64 result)
+/* `s` is the socket on which it took what is noted in `t->taken`; NULL where that is delivered already, or unknown. */
+static __always_inline void finish_call(struct thread_state *t, struct socket_state *s, u64 now, s64 result, u64 bytes)
 {
     struct phases p;
-    struct socket_state *s = NULL;
-    u64 bytes = payload(t, result), delivered = bytes;
-    u32 taken = 0;
 
     if (!(t->flags & FLAG_UNFINISHED))
         settle_spans(t);
@@ -193,38 +181,55 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
     add_to_ledger(t, &p, bytes);
     if (is_wait(t->call) && (result > 0 || result == -EINTR))
         t->noticed_at = now;
-    if (is_receive(t->call) && result >= 0 && t->sock && !(t->flags & FLAG_UNFINISHED)) {
-        s = sockets.lookup(&t->sock);
-        if (s) {
-            taken = taken_end(t, s, result);
-            if (s->stream && !(t->flags & FLAG_BYTES_UNKNOWN))
-                forget_taken_unseen(s, (void *)t->sock, taken, bytes);
-            note_untold(t, s, taken, now);
-            delivered = whole_message(t, s, taken, bytes);
-        }
-    }
     struct call_record *r = reserve(KIND_CALL);
     if (r) {
         fill_call(r, t, &p, result, bytes);
-        if (s && arrival_taken(s, taken)) {
-            take_arrival(t, s, r, now, t->call == CALL_recvmmsg ? message_length(t, 0) : delivered);
+        if (s && arrival_taken(s, t->taken.end)) {
+            take_arrival(t, s, r, now, t->call == CALL_recvmmsg ? message_length(t, 0) : t->taken.bytes);
             count(COUNT_EMBEDDED);
         }
         submit(r);
     }
-    for (int i = 0; s && i < ARRIVALS && arrival_taken(s, taken) && (delivers_each(t, s) || !r); i++)
-        deliver_apart(t, s, now, t->call == CALL_recvmmsg ? message_length(t, i + 1) : delivered);
+    if (s && (delivers_each(t, s) || !r))
+        deliver_further(t, s, now);
     if (s && !s->stream)
-        forget_messages(s, taken);
+        forget_messages(s, t->taken.end);
     if (s)
-        note_partial(t, s, taken);
+        note_partial(t, s, t->taken.end);
     if (s && s->stream) {
-        s->copied_end = taken;
+        s->copied_end = t->taken.end;
         if (s->head == s->tail)
-            s->taken_end = taken;
+            s->taken_end = t->taken.end;
     }
     t->mark = now;
     t->mode = MODE_USER;
+}
+
+static __always_inline void end_call(struct thread_state *t, u64 now, s64 result)
+{
+    u64 bytes = payload(t, result);
+    struct socket_state *s = NULL;
+
+    if (is_receive(t->call) && result >= 0 && t->sock && !(t->flags & FLAG_UNFINISHED)) {
+        s = sockets.lookup(&t->sock);
+        if (s) {
+            u32 end = taken_end(t, s, result);
+            if (s->stream && !(t->flags & FLAG_BYTES_UNKNOWN))
+                forget_taken_unseen(s, (void *)t->sock, end, bytes);
+            note_untold(t, s, end, now);
+            t->taken.end = end;
+            t->taken.bytes = whole_message(t, s, end, bytes);
+        }
+    }
+    finish_call(t, s, now, result, bytes);
+}
+
+/* Ends a receive outside any call of the thread; what it took is delivered already. */
+static __always_inline void end_receive_outside(struct thread_state *t, u64 now)
+{
+    u8 outer = t->outer_mode;
+    finish_call(t, NULL, now, t->moved, t->moved);
+    t->mode = outer;
 }
 
 static __always_inline void begin_call(struct thread_state *t, u8 call, u64 now)

@@ -57,8 +57,9 @@ static __always_inline void take_from(struct thread_state *t, struct sock *sk, u
     s->copied_end = taken;
     t->moved += moved;
     t->socket = d.inode;
-    for (int i = 0; i < ARRIVALS && arrival_taken(s, taken); i++)
-        deliver_apart(t, s, now, moved);
+    t->taken.end = taken;
+    t->taken.bytes = moved;
+    deliver_further(t, s, now);
     note_partial(t, s, taken);
     if (s->head == s->tail)
         s->taken_end = taken;
@@ -84,9 +85,7 @@ TRACEPOINT(tcp_rcv_space_adjust)
         return 0;
     take_from(t, (struct sock *)ctx->args[0], now);
     if (t->call == CALL_io_uring) {
-        u8 outer = t->outer_mode;
-        end_call(t, now, t->moved);
-        t->mode = outer;
+        end_receive_outside(t, now);
     } else {
         t->socket = 0; /* a submitting call may serve many */
     }
@@ -139,9 +138,7 @@ TRACEPOINT(sock_recv_length)
         begin_receive_outside(t, now);
     take_message(t, sk, now, result);
     if (t->call == CALL_io_uring) {
-        u8 outer = t->outer_mode;
-        end_call(t, now, t->moved);
-        t->mode = outer;
+        end_receive_outside(t, now);
     } else {
         t->sock = 0;
         t->socket = 0;

@@ -90,6 +90,7 @@ ENTRY(SYS_PSELECT6, unused)
 SPAN(core_sys_select, function)
 SPAN(do_sys_poll, function)
 SPAN(do_epoll_wait, function)
+SPAN(read_events, function)
 SPAN(tcp_recvmsg, function)
 SPAN(udp_recvmsg, function)
 SPAN(udpv6_recvmsg, function)
@@ -249,22 +250,18 @@ static __always_inline int end_callback(void)
     return 0;
 }
 
-ENTRY(ep_poll_callback, unused)
-{
-    return begin_callback(NOTIFIER_EP_POLL_CALLBACK);
-}
+#define CALLBACK(name, notifier)                                                                           \
+    ENTRY(name, unused)                                                                                    \
+    {                                                                                                      \
+        return begin_callback(notifier);                                                                   \
+    }                                                                                                      \
+    RETURN(name, unused)                                                                                   \
+    {                                                                                                      \
+        return end_callback();                                                                             \
+    }
 
-RETURN(ep_poll_callback, unused)
-{
-    return end_callback();
-}
-
-ENTRY(pollwake, unused)
-{
-    return begin_callback(NOTIFIER_POLLWAKE);
-}
-
-RETURN(pollwake, unused)
-{
-    return end_callback();
-}
+CALLBACK(ep_poll_callback, NOTIFIER_EP_POLL_CALLBACK)
+CALLBACK(pollwake, NOTIFIER_POLLWAKE)
+CALLBACK(io_poll_wake, NOTIFIER_IO_POLL_WAKE)
+CALLBACK(aio_poll_wake, NOTIFIER_AIO_POLL_WAKE)
+CALLBACK(send_sigio, NOTIFIER_SEND_SIGIO)

@@ -32,6 +32,15 @@ static void (*preempt_enable)(void) = (void *)KERNEL_CALL_PREEMPT_ENABLE;
 #define UNPREEMPTED(call) (call)
 #endif
 
+/* 1 if `value` is negative, else 0, by arithmetic alone: the compiler, if it understood, would make branches of it. */
+static __always_inline u64 is_negative(s64 value)
+{
+    asm volatile("" : "+r"(value));
+    u64 sign = (u64)value >> 63;
+    asm volatile("" : "+r"(sign));
+    return sign;
+}
+
 enum mode { MODE_USER, MODE_OTHER_CALL, MODE_CALL };
 
 /* A part of a call, seen by function probes; it may come several times in a call. */
@@ -40,6 +49,15 @@ struct span {
     u64 off;     /* off-CPU time of the call when it began */
     u64 elapsed; /* so far */
     u64 on_cpu;  /* of that */
+};
+
+/*
+ * What a receive took, up to which `end`. It is kept in memory because the verifier knows nothing of what it finds
+ * there: it follows one way through a loop instead of one for each way that leads to it.
+ */
+struct taken {
+    u64 bytes;
+    u32 end;
 };
 
 struct thread_state {
@@ -89,6 +107,7 @@ struct thread_state {
     u64 socket;      /* inode number */
     u64 moved;       /* bytes that a submitting call has copied */
     u64 vector;      /* recvmmsg: the struct mmsghdr array in user space */
+    struct taken taken;
     s32 fd;
     u32 nfds;
     u8 preempted;
@@ -169,11 +188,16 @@ static __always_inline u32 stage(void)
     return value ? *value : STAGE_STOPPED;
 }
 
-static __always_inline void count(u32 counter)
+static __always_inline void count_more(u32 counter, u32 more)
 {
     u64 *value = counters.lookup(&counter);
     if (value)
-        *value += 1;
+        *value += more;
+}
+
+static __always_inline void count(u32 counter)
+{
+    count_more(counter, 1);
 }
 
 static __always_inline struct thread_state *thread_by_tid(u32 tid)
