@@ -1,4 +1,4 @@
-"""Every model's server, by the best backend: no message, byte or delivery is missed or doubled."""
+"""Every model's server, by the best backend: exact counts; pauses and copies in their place."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from probes.plan import Backend, Plan
 from probes.program import Program
 from servers.load import LoadOptions
 from servers.models import MODELS, by_name
+from tests.live.places import assert_in_place
 from tests.live.recording import assert_closed, total
 from tests.matrix.workloads import served
 
@@ -50,3 +51,12 @@ def test_every_message_is_received_and_delivered_once(
     assert total(trace.deliveries["bytes"]) == received == total(trace.threads["bytes"])
     assert len(trace.deliveries) == MESSAGES
     assert_closed(trace)
+
+
+@pytest.mark.parametrize("model", [model.name for model in MODELS])
+def test_a_pause_is_in_the_phase_and_the_copy_in_the_context_of_the_table(
+    model: str, best: Program, tmp_path: Path
+) -> None:
+    if (reason := by_name(model).missing()) is not None:
+        pytest.skip(reason)
+    assert_in_place(model, best, tmp_path / "trace")
