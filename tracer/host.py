@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tracer.errors import IophaseError
 from tracer.privileges import effective
 
-__all__ = ("BTF", "Check", "Host", "checks", "inspect", "require_tracing", "tracefs")
+__all__ = ("BTF", "Check", "Host", "checks", "inspect", "own_pids", "require_tracing", "tracefs")
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 """The types of the running kernel (CONFIG_DEBUG_INFO_BTF)."""
@@ -21,6 +21,9 @@ _TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _CGROUP2 = Path("/sys/fs/cgroup/cgroup.controllers")
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
 
 Status = Literal["ok", "limited", "missing"]
 
@@ -51,6 +54,8 @@ class Host:
     cgroup2: bool
     qemu: str | None
     """The emulator that ``iophase lab`` would use."""
+    own_pids: bool = False
+    """This is a PID namespace of its own: the probes see other numbers than /proc shows."""
     bpf_error: str | None = None
     """Why the kernel refuses a program that does nothing; None if it does not, or was not asked."""
 
@@ -134,8 +139,14 @@ def inspect() -> Host:
         lockdown=_lockdown(),
         cgroup2=_CGROUP2.exists(),
         qemu=shutil.which(f"qemu-system-{platform.machine()}"),
+        own_pids=own_pids(),
         bpf_error=_bpf_error(),
     )
+
+
+def own_pids() -> bool:
+    """Return whether /proc numbers processes in another way than the kernel's probes do."""
+    return _PID_NAMESPACE.exists() and _PID_NAMESPACE.stat().st_ino != _INITIAL_PID_NAMESPACE
 
 
 def _bpf_error() -> str | None:
@@ -167,6 +178,17 @@ def _bpf_check(host: Host) -> Check:
         return Check(name, "ok", "the kernel takes a program")
     detail = f"the kernel refuses a program that does nothing: {host.bpf_error}"
     return Check(name, "missing", detail, _ELSEWHERE if host.may_load else "see privileges")
+
+
+def _pids_check(host: Host) -> Check:
+    if not host.own_pids:
+        return Check("PIDs", "ok", "as the kernel numbers them")
+    return Check(
+        "PIDs",
+        "missing",
+        "this is a PID namespace of its own, and the probes see the host's numbers",
+        "run iophase on the host, or in a container with --pid=host",
+    )
 
 
 def _bcc_check(host: Host) -> Check:
@@ -239,6 +261,7 @@ def checks(host: Host) -> list[Check]:
     return [
         _privileges(host),
         _bpf_check(host),
+        _pids_check(host),
         _bcc_check(host),
         _btf_check(host),
         _lockdown_check(host),

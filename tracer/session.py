@@ -89,7 +89,7 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if error is None or self._following.targets:
+            if error is None or self._draining:
                 self._info = replace(self._info, targets=list(self._following.targets))
                 self.stop()
         finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 from argparse import ArgumentParser
 
-__all__ = ("add_narrowing", "add_targets")
+__all__ = ("add_narrowing", "add_targets", "seconds")
 
 
 def add_targets(parser: ArgumentParser) -> None:
@@ -25,3 +27,14 @@ def add_narrowing(parser: ArgumentParser) -> None:
     add("--fd", metavar="FD", help="on this descriptor (several: 5,6)")
     add("--peer", metavar="ADDRESS", action="append", default=[],
         help="on connections with this address or network, or ADDRESS:PORT")  # fmt: skip
+
+
+def seconds(text: str) -> float:
+    """Return a duration in seconds; raise ``ArgumentTypeError`` for what is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: not a number of seconds")
+    return value

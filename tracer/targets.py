@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tracer import processes
-from tracer.errors import USAGE, IophaseError
+from tracer.errors import FAILED, USAGE, IophaseError
 
 __all__ = ("Appearing", "Targets", "check_threads", "chosen")
 
 _COMM_BYTES = 15
 """TASK_COMM_LEN - 1: the kernel keeps no more of a name."""
 _PF_KTHREAD = 0x00200000
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
-"""PROC_PID_INIT_INO (include/linux/proc_ns.h)."""
+_LOOKING = "CAP_SYS_PTRACE: run with sudo"
 
 LOOK_S = 0.1
 """How often it is looked for processes that appear ..."""
@@ -65,9 +64,15 @@ class Targets:
 
         Raises ``IophaseError`` when a process cannot be traced, or is not what else was asked for.
         """
-        _check_namespace()
         for pid in self.pids:
             _check_process(pid)
+        found = self.matching()
+        for pid in found:
+            _check_access(pid)
+        return found
+
+    def matching(self) -> list[int]:
+        """Return the processes that match now, whether or not they can be traced."""
         found = set(self.pids) if self.pids else None
         for matching, what in self._conditions():
             for pid in sorted(set(self.pids) - matching):
@@ -77,13 +82,14 @@ class Targets:
                     USAGE,
                 )
             found = matching if found is None else found & matching
-        return sorted((found or set()) - {os.getpid()})
+        mine = (found or set()) - {os.getpid()}
+        return sorted(pid for pid in mine if not _flags(pid) & _PF_KTHREAD)
 
     def _conditions(self) -> Iterator[tuple[set[int], str]]:
         if self.cgroup is not None:
             yield self._in_cgroup(self.cgroup), f"processes in cgroup {self.cgroup}"
         if self.comm is not None:
-            yield set(_called(self.comm)), f"processes called '{self.comm}'"
+            yield _called(self.comm), f"processes called '{self.comm}'"
         if self.port is not None:
             yield _listening(self.port), f"processes that listen on port {self.port}"
 
@@ -108,8 +114,13 @@ class Targets:
                 f"{what}; did you mean '{close[0]}'? {hint}" if close else f"{what}; {hint}", USAGE
             )
         if self.port is not None and self.comm is None and self.cgroup is None:
+            if _listeners(self.port):
+                return IophaseError(
+                    f"port {self.port}: who listens there belongs to another user: finding out"
+                    f" needs {_LOOKING}"
+                )
             what = f"port {self.port}: nobody listens there in this network namespace"
-            return IophaseError(f"{what}; {hint}, -p PID traces any process", USAGE)
+            return IophaseError(f"{what}; {hint}", USAGE)
         if self.cgroup is not None and self.comm is None and self.port is None:
             return IophaseError(f"cgroup {self.cgroup}: no process is in it; {hint}", USAGE)
         return IophaseError(f"no process matches all of: {self}; {hint}", USAGE)
@@ -134,7 +145,7 @@ class Appearing:
         if not self._targets.searching or now < self._next:
             return []
         begun = time.thread_time()
-        found = self._targets.find()
+        found = self._targets.matching()
         self.latency_s = max(self.latency_s, now - self._last)
         self._last = now
         self._next = now + max(LOOK_S, (time.thread_time() - begun) / _LOOK_SHARE)
@@ -172,13 +183,16 @@ def chosen(args: Namespace, command: list[str], tids: tuple[int, ...] = ()) -> T
     ]
     if command and (named or args.wait):
         extra = f"--{named[0]}" if named else "--wait"
+        extra = extra.replace("--pid", "-p")
         raise IophaseError(
             f"{args.verb}: {extra} and -- COMMAND contradict each other: leave one out", USAGE
         )
     if not command and not named and tids:
         return Targets(pids=tuple(dict.fromkeys(map(_process_of_thread, tids))))
     if not command and not named:
-        ways = "-p PID, --comm NAME, --port N, --cgroup PATH, or -- COMMAND"
+        ways = "-p PID, --comm NAME, --port N or --cgroup PATH"
+        if "command" in args:
+            ways += ", or -- COMMAND"
         raise IophaseError(f"{args.verb}: name a target: {ways}", USAGE)
     if args.port is not None and not 0 < args.port < 65536:
         raise IophaseError(f"port {args.port}: ports are 1 to 65535", USAGE)
@@ -205,21 +219,22 @@ def _pids() -> Iterator[int]:
     return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
-def _called(name: str) -> Iterator[int]:
+def _called(name: str) -> set[int]:
     kept = name.encode()[:_COMM_BYTES].decode(errors="ignore")
-    for pid in _pids():
-        if processes.comm_of(pid) == kept and not _flags(pid) & _PF_KTHREAD:
-            yield pid
+    return {pid for pid in _pids() if processes.comm_of(pid) == kept}
+
+
+def _listeners(port: int) -> set[int]:
+    """Return the inodes of the sockets that listen at a port."""
+    from tracer.sockdiag import listeners
+
+    return {found.inode for found in listeners(port)}
 
 
 def _listening(port: int) -> set[int]:
     """Return the processes that have a listening socket of this port open."""
-    from tracer.sockdiag import listeners
-
-    inodes = {found.inode for found in listeners(port)}
-    if not inodes:
-        return set()
-    return {pid for pid in _pids() if inodes & processes.socket_inodes(pid)}
+    inodes = _listeners(port)
+    return {pid for pid in _pids() if inodes & processes.socket_inodes(pid)} if inodes else set()
 
 
 def _flags(pid: int) -> int:
@@ -239,17 +254,6 @@ def _status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def _check_namespace() -> None:
-    """Refuse to run where /proc counts processes in another way than the probes do."""
-    namespace = Path("/proc/self/ns/pid")
-    if namespace.exists() and namespace.stat().st_ino != _INITIAL_PID_NAMESPACE:
-        raise IophaseError(
-            "this is a PID namespace of its own, and the probes see the host's numbers:"
-            " run iophase on the host, or in a container with --pid=host",
-            USAGE,
-        )
-
-
 def _check_process(pid: int) -> None:
     """Raise ``IophaseError`` that says why a process cannot be traced, and what to do."""
     status = _status(pid)
@@ -267,13 +271,19 @@ def _check_process(pid: int) -> None:
         raise IophaseError(f"{name} has ended: nothing to trace", USAGE)
     if pid == os.getpid():
         raise IophaseError(f"{name} is iophase itself: it cannot trace itself", USAGE)
+
+
+def _check_access(pid: int) -> None:
+    """Raise ``IophaseError`` when this process may not look into another one."""
     try:
         Path(f"/proc/{pid}/syscall").read_text()
     except PermissionError:
+        status = _status(pid)
+        whose = f"user {status['Uid'].split()[0]}" if status else "somebody else"
+        needs = f"needs {_LOOKING}" if os.geteuid() else "is refused here even to root"
         raise IophaseError(
-            f"{name} belongs to user {status['Uid'].split()[0]}: looking into it needs"
-            " CAP_SYS_PTRACE: run with sudo",
-            USAGE,
+            f"process {pid} ({processes.comm_of(pid)}) belongs to {whose}: looking into it {needs}",
+            FAILED,
         ) from None
     except OSError:  # it is gone, or the kernel has no such file: the session will see
         return

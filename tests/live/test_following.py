@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from analysis.load import load
 from probes.program import Program
 from tests.live.recording import assert_closed, recording
 from tests.live.target import Target, asleep, tcp_pair
+from tracer.errors import IophaseError
 
 pytestmark = pytest.mark.live
 
@@ -47,3 +50,17 @@ def test_what_was_taken_before_a_thread_was_traced_is_not_delivered_by_it(
     assert trace.deliveries["bytes"].tolist() == [SIZE] * TIMES
     assert (trace.deliveries["ready_ns"] > began).all()
     assert_closed(trace)
+
+
+def test_a_process_that_has_ended_meanwhile_is_refused_and_leaves_nothing(
+    program: Program, tmp_path: Path
+) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    with (
+        pytest.raises(IophaseError, match=f"process {ended.pid}: there is none"),
+        recording(program, tmp_path / "trace") as session,
+    ):
+        session.follow([ended.pid])
+    assert not (tmp_path / "trace").exists()
+    assert "drain" not in {thread.name for thread in threading.enumerate()}

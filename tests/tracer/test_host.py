@@ -53,6 +53,7 @@ def test_a_capable_host_passes_every_check(capable: Host) -> None:
         ({"capabilities": ("CAP_BPF",)}, "privileges", "missing"),
         ({"capabilities": ("CAP_BPF", "CAP_PERFMON"), "root": False}, "privileges", "ok"),
         ({"bcc": None, "bcc_error": "No module named 'bcc'"}, "BCC", "missing"),
+        ({"own_pids": True}, "PIDs", "missing"),
         ({"btf": False}, "kernel types", "missing"),
         ({"lockdown": "confidentiality"}, "lockdown", "missing"),
         ({"lockdown": "integrity"}, "lockdown", "ok"),

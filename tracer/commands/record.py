@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tracer import progress
 from tracer.errors import FAILED, LOST, USAGE, IophaseError
-from tracer.target_arguments import add_narrowing, add_targets
+from tracer.target_arguments import add_narrowing, add_targets, seconds
 
 if TYPE_CHECKING:
     from tracer.launched import Launched
@@ -55,7 +55,7 @@ class Record:
     def prepare_parser(self, parser: ArgumentParser) -> None:
         """Add the target and the output."""
         add = parser.add_argument
-        add("-d", "--duration", type=float, metavar="S", help="stop after so many seconds")
+        add("-d", "--duration", type=seconds, metavar="S", help="stop after so many seconds")
         add("-o", "--output", type=Path, metavar="DIR", help="where (default: traces/record-TIME)")
         add("--force", action="store_true", help="replace the trace that is there")
         add("--backend", choices=("fentry", "kprobe", "tracepoint"),
@@ -114,7 +114,7 @@ class Record:
 
 def _sample(text: str) -> int:
     one, _, many = text.partition("/")
-    if one != "1" or not many.isdigit() or int(many) < 1:
+    if one != "1" or not many.isdecimal() or int(many) < 1:
         raise argparse.ArgumentTypeError(f"{text}: one connection in N is written 1/N")
     return int(many)
 
@@ -123,15 +123,19 @@ def _rotated(text: str) -> int:
     from tracer.rotation import LEAST_BYTES
 
     unit = {"M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 0)
-    size = int(float(text[:-1]) * unit)
+    if not unit or not text[:-1].isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: a size is written 500M or 4G")
+    size = int(text[:-1]) * unit
     if size < LEAST_BYTES:
         raise argparse.ArgumentTypeError(f"{text}: at least {LEAST_BYTES >> 20}M")
     return size
 
 
 def _ring_bytes(text: str) -> int:
-    mebibytes = float(text)
-    size = int(mebibytes * (1 << 20))
+    try:
+        size = int(float(text) * (1 << 20))
+    except (ValueError, OverflowError):
+        size = 0
     if size < os.sysconf("SC_PAGE_SIZE") or size & (size - 1):
         raise argparse.ArgumentTypeError(f"{text} MiB is not a power of two of at least a page")
     return size
@@ -157,6 +161,10 @@ def _wanted(args: Namespace, command: list[str]) -> tuple[Scope, Targets]:
         raise IophaseError(
             "record: --summary keeps sums of everything: leave out -t, --fd, --peer and --sample",
             USAGE,
+        )
+    if args.summary and args.rotate:
+        raise IophaseError(
+            "record: --summary keeps no rows that --rotate could give up: leave one out", USAGE
         )
     scope = Scope(targets.as_dict() or None, narrowed, args.sample, args.summary, args.rotate)
     return scope, targets

@@ -9,7 +9,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from tracer.target_arguments import add_targets
+from tracer.target_arguments import add_targets, seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ class Top:
         """Add targets and the interval."""
         add = parser.add_argument
         add("-i", "--interval", type=_interval, default=1.0, metavar="S", help="seconds (1)")
-        add("-n", "--count", type=int, metavar="N", help="end after so many intervals")
+        add("-n", "--count", type=_count, metavar="N", help="end after so many intervals")
         add("--view", choices=("processes", "threads", "connections"), default="processes",
             help="what is a line, to begin with")  # fmt: skip
         add_targets(parser)
@@ -84,10 +84,16 @@ class Top:
 
 
 def _interval(text: str) -> float:
-    seconds = float(text)
-    if not 0.1 <= seconds <= 3600:
+    value = seconds(text)
+    if not 0.1 <= value <= 3600:
         raise argparse.ArgumentTypeError(f"{text}: an interval is 0.1 to 3600 seconds")
-    return seconds
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: not a number of intervals")
+    return int(text)
 
 
 class _Screen:
