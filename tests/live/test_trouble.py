@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,11 +175,9 @@ def test_a_disk_that_fills_up_ends_the_recording_and_keeps_what_was_measured(
     path = small_disk / "trace"
     with (
         ReferenceServer(by_name("nonblocking")) as server,
-        Tool(tmp_path, "record", "-p", server.pid, "-d", "20", "-o", path) as tool,
+        Tool(tmp_path, "record", "-p", server.pid, "-o", path) as tool,
     ):
-        began = time.monotonic()
-        assert tool.finish() == FAILED
-        assert time.monotonic() - began < 15
+        assert tool.finish() == FAILED  # neither its target nor a duration has ended it
     assert len(tool.complaints) == 1
     assert "No space left on device" in tool.complaints[0]
     assert not (path / "trace.json").exists()

@@ -17,13 +17,15 @@ from probes.program import Program
 from servers.load import Load, LoadOptions, Result
 from servers.models import by_name
 from tests.live.recording import record, recording
-from tests.live.target import PATIENCE_S, Target, asleep, tcp_pair
+from tests.live.target import Target, asleep, tcp_pair
 from tracer.processes import socket_inodes
 from tracer.reference import ReferenceServer
 
 __all__ = ("PAUSE_NS", "beside_idle", "paused", "queued", "served", "spun_pause")
 
 PAUSE_NS = 50_000_000
+_SETTLE_S = 3.0
+"""Some servers hold sockets of their own: then waiting for their clients' to go ends here."""
 _SPIN_NS = 5_000_000
 """The last part of a pause is waited for on the CPU: a sleeper is late when others are busy."""
 
@@ -45,7 +47,7 @@ def served(
 
 def _until_closed(pid: int, connections: int) -> None:
     """Give the server time to notice that its clients have gone: some hold sockets elsewhere."""
-    limit = time.monotonic() + PATIENCE_S / 10
+    limit = time.monotonic() + _SETTLE_S
     while len(socket_inodes(pid)) > 1 and time.monotonic() < limit:
         time.sleep(0.02)
 
