@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from probes import btf, calibration, calls, kernel_calls, layout, syscall
 from probes.attachment import Attached, attach, detach
 from probes.compiler import compile_program, load_function
@@ -295,6 +298,28 @@ class Program:
         """
         thread = self._bpf["threads"][self._bpf["slots"][ctypes.c_uint32(tid)]]
         return {name: int(getattr(thread, name)) for name in (*PHASES, "calls")}
+
+    def asleep(self, now_ns: int) -> NDArray[np.void]:
+        """Return the calls in which traced threads sleep at ``now_ns``: unfinished CALL records."""
+        in_call = (t for tid in self.tids() if (t := self._state(tid)) and t.mode == _MODE_CALL)
+        sleeping = [t for t in in_call if t.off_at and not t.preempted]
+        records = np.zeros(len(sleeping), layout.CALL)
+        records["kind"], records["flags"] = layout.KINDS["CALL"], layout.FLAGS["UNFINISHED"]
+        for record, t in zip(records, sleeping, strict=True):
+            for name in ("pid", "tid", "call", "context", "fd", "nfds", "socket"):
+                record[name] = getattr(t, name)
+            record["ts"], record["duration"] = t.call_at, max(0, now_ns - t.call_at)
+            record["sleep"] = t.call_sleep + max(0, now_ns - t.off_at)
+            record["runq"] = t.call_runq
+        return records
+
+    def _state(self, tid: int) -> Any:
+        """Return what the kernel's side remembers of a thread; None if it is not traced."""
+        try:
+            state = self._bpf["threads"][self._bpf["slots"][ctypes.c_uint32(tid)]]
+        except KeyError:
+            return None
+        return state if state.tid == tid else None
 
     def _set_stage(self, stage: int) -> None:
         self._bpf["stages"][ctypes.c_int(0)] = ctypes.c_uint32(stage)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -42,3 +51,84 @@ def test_a_busy_server_is_shown_with_its_model_losses_and_cost(
     assert "lost 0 of" in last[1] and "own cost" in last[1]
     assert last[2].startswith(heading)
     assert row in last[3]
+
+
+def test_an_idle_server_is_shown_as_asleep_and_recognised() -> None:
+    with ReferenceServer(by_name("blocking")) as server:
+        lines = top("-p", str(server.pid), "-n", "2")
+    name, model, calls, received, unit, wait, *_ = lines[-2].split()[1:]
+    assert (model, calls, received, unit) == ("blocking", "0", "0", "B"), name
+    assert float(wait) > 95
+
+
+class Terminal:
+    """``top`` on a terminal of its own."""
+
+    def __init__(self, descriptor: int, process: subprocess.Popen[bytes]) -> None:
+        self._descriptor = descriptor
+        self.process = process
+        self.said = ""
+
+    def until(self, text: str) -> None:
+        """Read until it has shown this, or has ended."""
+        limit = time.monotonic() + TIMEOUT_S
+        while text not in self.said:
+            assert time.monotonic() < limit, self.said
+            try:
+                self.said += os.read(self._descriptor, 65536).decode(errors="replace")
+            except OSError:  # EIO: nobody has the other end open (pty(7))
+                return
+
+    def press(self, keys: str) -> None:
+        os.write(self._descriptor, keys.encode())
+
+
+@contextmanager
+def on_a_terminal(*arguments: str) -> Iterator[Terminal]:
+    """Yield the running command; afterwards the terminal must be as it was."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+    before = termios.tcgetattr(theirs)
+    command = [sys.executable, "-m", "tracer", "top", *arguments]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        try:
+            yield Terminal(ours, process)
+            process.wait(TIMEOUT_S)
+        finally:
+            process.kill()
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+ENDS: dict[str, Callable[[Terminal], object]] = {
+    "q": lambda terminal: terminal.press("q"),
+    "SIGINT": lambda terminal: terminal.process.send_signal(signal.SIGINT),
+    "SIGTERM": lambda terminal: terminal.process.send_signal(signal.SIGTERM),
+    "SIGHUP": lambda terminal: terminal.process.send_signal(signal.SIGHUP),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_the_terminal_is_as_it_was_however_it_ends(how: str) -> None:
+    with ReferenceServer(by_name("epoll")) as server, on_a_terminal("-p", str(server.pid)) as top:
+        top.until("1 process by calls/s")
+        top.press("t")
+        top.until("1 thread by calls/s")
+        top.press("cl ")
+        top.until("PAUSED")
+        ENDS[how](top)
+        top.until("\x1b[?1049l")  # the screen from before is back
+        top.until("\x1b[?25h")  # and so is the cursor
+    assert top.process.returncode == 0
+    assert "Traceback" not in top.said
+
+
+def test_it_ends_with_what_it_watches() -> None:
+    with ReferenceServer(by_name("epoll")) as server, on_a_terminal("-p", str(server.pid)) as top:
+        top.until("1 process by calls/s")
+        os.kill(server.pid, signal.SIGKILL)
+        top.until("\x1b[?1049l")
+    assert top.process.returncode == 0

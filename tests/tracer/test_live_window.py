@@ -68,3 +68,19 @@ def test_names_and_addresses_are_learnt_from_the_records() -> None:
     names.learn(joined(name(5, 1, b"web\x1b"), socket(77, 2, 6, local=address, remote=address)))
     assert names.processes == {5: "web?"}
     assert names.sockets == {77: "127.0.0.1:80"}
+
+
+def test_of_very_many_names_the_oldest_are_forgotten_but_none_that_is_in_use() -> None:
+    names = Names()
+    address = (bytes([127, 0, 0, 1]), 80)
+    many = 25_000
+    names.learn(joined(*(socket(inode, 2, 6, remote=address) for inode in range(1, many + 1))))
+    names.forget(joined(call("read", ts=NOW, pid=5, tid=5, socket=7)))
+    assert set(names.sockets) == {7, *range(many - 9_999, many + 1)}
+
+
+def test_a_call_that_is_not_finished_counts_as_time_and_not_as_a_call() -> None:
+    asleep = call("epoll_wait", ts=1, pid=5, tid=5, sleep=NOW, flags=flags("UNFINISHED"))
+    (group,) = Window(joined(asleep), NOW, 1.0).by("pid")
+    assert group.calls == 0
+    assert group.wait == pytest.approx(1.0)

@@ -122,9 +122,9 @@ class _Screen:
     def _draw(self) -> None:
         from tracer.live.view import draw
 
-        height = self._console.height if self._live else _LINES_OF_A_PIPE
+        size = (self._console.width, self._console.height if self._live else _LINES_OF_A_PIPE)
         elapsed = time.monotonic() - self._began
-        picture = draw(self._state, self._groups, self.view, elapsed, height)
+        picture = draw(self._state, self._groups, self.view, elapsed, size)
         if self._live:
             self._live.update(picture, refresh=True)
         else:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.layout import CALL, CONTEXT_NAMES, KINDS, RECORD_SIZE
+from probes.layout import CALL, CONTEXT_NAMES, FLAGS, RECORD_SIZE
 from tracer.following import Following
 from tracer.live.frames import frame_of
 from tracer.live.window import Group, Names, Window
 from tracer.ring import Drain, Records, RingReader
-from tracer.standing import standing_of
+from tracer.standing import Standing, standing_of
 
 if TYPE_CHECKING:
     from probes.program import Program
@@ -26,6 +26,8 @@ HISTORY = 12
 _RECOGNISED_CALLS = 20_000
 """Calls of an interval that models are recognised from: the first ones are as good as all."""
 _LINES_REMEMBERED = 5_000
+_LOOK_AGAIN = 15
+"""After so many intervals it is looked again what a process has set up: it can have thousands."""
 
 
 class TopState:
@@ -40,12 +42,14 @@ class TopState:
         self.following = Following(program)
         self.names = Names()
         self.window = Window(np.empty(0, CALL), time.monotonic_ns(), 1.0)
-        self.models: dict[int, str] = {}
+        self.models: dict[str, dict[int, str]] = {"pid": {}, "tid": {}}
         self.history: dict[tuple[str, int], deque[float]] = {}
         self.lost = self.emitted = 0
         self.cpu_share = 0.0
         """Of one CPU, that this process used in the last interval."""
         self._evidence: Any = None
+        self._standing: dict[int, Standing | None] = {}
+        self._turns = 0
         self._began = time.monotonic()
         self._cpu = _cpu_s()
 
@@ -68,13 +72,15 @@ class TopState:
         now, cpu = time.monotonic(), _cpu_s()
         seconds = max(now - self._began, 1e-3)
         self.cpu_share, self._cpu, self._began = (cpu - self._cpu) / seconds, cpu, now
-        records = np.concatenate(taken) if taken else np.empty(0, CALL)
-        records = records.view(CALL)
+        now_ns = time.monotonic_ns()
+        came = [records.view(CALL) for records in taken]
+        records = np.concatenate([*came, self._program.asleep(now_ns)])
         self.names.learn(np.concatenate([records, *self._open_before()]))
         if keep:
-            self.window = Window(records, time.monotonic_ns(), seconds)
+            self.window = Window(records, now_ns, seconds)
         counters = self._program.counters()
         self.lost, self.emitted = sum(counters.lost.values()), sum(counters.emitted.values())
+        self.names.forget(self.window.calls)
         if keep:
             self._recognise()
 
@@ -96,19 +102,32 @@ class TopState:
     def _recognise(self) -> None:
         from analysis.evidence import added, gather
         from analysis.recognition import answers
+        from tracer.live.summary import joined_threads
 
-        calls = self.window.calls[:_RECOGNISED_CALLS]
-        calls = calls[calls["kind"] == KINDS["CALL"]]
-        if not len(calls):
+        calls = self.window.calls
+        asleep = (calls["flags"] & FLAGS["UNFINISHED"]) != 0
+        now = gather(frame_of(calls[~asleep][:_RECOGNISED_CALLS], CONTEXT_NAMES))
+        before = [] if self._evidence is None else [self._evidence]
+        self._evidence = joined_threads(added([*before, now]))
+        found = added([self._evidence, gather(frame_of(calls[asleep], CONTEXT_NAMES))])
+        if found.empty:
             return
-        now = gather(frame_of(calls, CONTEXT_NAMES))
-        self._evidence = now if self._evidence is None else added([self._evidence, now])
-        pids = sorted(set(self._evidence["pid"].tolist()))
-        standing = [found for pid in pids if (found := standing_of(pid)) is not None]
-        said: dict[int, list[str]] = {}
-        for answer in answers(self._evidence, _threads(pids, self.names), standing):
-            said.setdefault(answer.pid, []).append(answer.model)
-        self.models.update({pid: " + ".join(models) for pid, models in said.items()})
+        pids = sorted(set(found["pid"].tolist()))
+        said: dict[str, dict[int, list[str]]] = {"pid": {}, "tid": {}}
+        for answer in answers(found, _threads(pids, self.names), self._stands(pids)):
+            for column, keys in (("pid", (answer.pid,)), ("tid", answer.tids)):
+                for key in keys:
+                    said[column].setdefault(key, []).append(answer.model)
+        for column, models in said.items():
+            self.models[column] = {key: " + ".join(all_) for key, all_ in models.items()}
+
+    def _stands(self, pids: list[int]) -> list[Standing]:
+        """Return what processes have set up, as it was when they were looked at last."""
+        self._turns += 1
+        for pid in pids:
+            if self._standing.get(pid) is None or self._turns % _LOOK_AGAIN == 0:
+                self._standing[pid] = standing_of(pid)
+        return [found for pid in pids if (found := self._standing[pid]) is not None]
 
 
 def _threads(pids: list[int], names: Names) -> Any:

@@ -20,7 +20,7 @@ from tracer.ring import Records
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ("Summary",)
+__all__ = ("Summary", "joined_threads")
 
 _MOST = 20_000
 """Lines of evidence and of connections: some tens of MB."""
@@ -69,7 +69,7 @@ class Summary:
         calls = frame_of(records[records["kind"] == KINDS["CALL"]], CONTEXT_NAMES)
         if len(calls):
             parts = [gather(calls)] if self._evidence is None else [self._evidence, gather(calls)]
-            self._evidence = _joined_threads(added(parts))
+            self._evidence = joined_threads(added(parts))
         arrivals = _arrivals(records)
         of_calls = calls[calls["socket"] > 0]
         of_calls = of_calls.astype({"socket": "Int64", "sleep_ns": "Int64"})
@@ -159,7 +159,7 @@ def _reduced(totals: pd.DataFrame) -> pd.DataFrame:
     return summed.join(grouped[list(_MAXIMA)].max()).join(grouped["pid"].first())
 
 
-def _joined_threads(evidence: pd.DataFrame) -> pd.DataFrame:
+def joined_threads(evidence: pd.DataFrame) -> pd.DataFrame:
     """Join the threads of each process but its main one, when there are very many."""
     from analysis.evidence import added
 

@@ -16,7 +16,8 @@ __all__ = ("SORTS", "VIEWS", "View", "draw")
 
 VIEWS = {"p": "pid", "t": "tid", "c": "socket"}
 """Keys of the views, and what is a line in each."""
-_TITLES = {"pid": "processes", "tid": "threads", "socket": "connections"}
+_ONE = {"pid": "process", "tid": "thread", "socket": "connection"}
+_MANY = {"pid": "processes", "tid": "threads", "socket": "connections"}
 
 SORTS: dict[str, tuple[str, Callable[[Group], float]]] = {
     "n": ("calls/s", lambda group: group.calls),
@@ -30,6 +31,8 @@ SORTS: dict[str, tuple[str, Callable[[Group], float]]] = {
 _BARS = " ▁▂▃▄▅▆▇█"
 _FRAME_LINES = 6
 """Lines of the screen that are no rows of the table."""
+_LEAST_WIDTH, _LEAST_MODEL, _NAME_WIDTH = 80, 14, 24
+"""Columns of the smallest terminal, of the models there, and of what a line is called."""
 _KEYS = "p/t/c view  n/b/w/y/l sort  space pause  q quit"
 
 
@@ -50,13 +53,16 @@ class View:
         return replace(self, paused=not self.paused) if key == " " else self
 
 
-def draw(state: TopState, groups: list[Group], view: View, elapsed_s: float, height: int) -> Lines:
-    """Return the whole picture; ``height`` is that of the terminal."""
+def draw(
+    state: TopState, groups: list[Group], view: View, elapsed_s: float, size: tuple[int, int]
+) -> Lines:
+    """Return the whole picture; ``size`` is that of the terminal: columns and lines."""
+    width, height = size
     _, largest = SORTS[view.sort]
     shown = sorted(groups, key=largest, reverse=True)[: max(1, height - _FRAME_LINES)]
     return Lines(
         _header(state, view, elapsed_s, len(groups)),
-        _table(state, shown, view),
+        _table(state, shown, view, _LEAST_MODEL + max(0, width - _LEAST_WIDTH)),
         Text(_KEYS, style="dim"),
     )
 
@@ -65,7 +71,8 @@ def _header(state: TopState, view: View, elapsed_s: float, lines: int) -> Text:
     from analysis.units import count_text
 
     lost = f"LOST {count_text(state.lost)}" if state.lost else "lost 0"
-    what = f"{lines} {_TITLES[view.column]} by {SORTS[view.sort][0]}"
+    title = (_ONE if lines == 1 else _MANY)[view.column]
+    what = f"{lines} {title} by {SORTS[view.sort][0]}"
     return Text.assemble(
         (f"iophase top  {elapsed_s:.0f} s  {what}", "bold"),
         ("  PAUSED" if view.paused else "", "bold yellow"),
@@ -75,15 +82,15 @@ def _header(state: TopState, view: View, elapsed_s: float, lines: int) -> Text:
     )
 
 
-def _table(state: TopState, groups: Sequence[Group], view: View) -> Table:
+def _table(state: TopState, groups: Sequence[Group], view: View, model_width: int) -> Table:
     from analysis.units import bytes_text, count_text, share_text, time_text
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=False)
-    first = {"pid": "process", "tid": "thread", "socket": "remote"}[view.column]
-    table.add_column(first, no_wrap=True, max_width=24, overflow="ellipsis")
+    first = "remote" if view.column == "socket" else _ONE[view.column]
+    table.add_column(first, no_wrap=True, max_width=_NAME_WIDTH, overflow="ellipsis")
     if view.column != "socket":
-        table.add_column("model", no_wrap=True, max_width=14, overflow="ellipsis")
-    for heading in ("calls/s", "recv/s", "wait", "copy"):
+        table.add_column("model", no_wrap=True, max_width=model_width, overflow="ellipsis")
+    for heading in ("calls/s", "recv/s", "wait%", "copy%"):
         table.add_column(heading, justify="right", no_wrap=True)
     ends = ("p99", "longest") if view.column != "socket" else ("p50", "p99", "longest")
     for heading in ends:
@@ -91,7 +98,7 @@ def _table(state: TopState, groups: Sequence[Group], view: View) -> Table:
     table.add_column("", no_wrap=True)
     for group in groups:
         times = [group.p99, group.longest]
-        model = [] if view.column == "socket" else [_model(state, group)]
+        model = [] if view.column == "socket" else [_model(state, group, view.column)]
         if view.column == "socket":
             times.insert(0, group.p50)
         table.add_row(
@@ -107,8 +114,8 @@ def _table(state: TopState, groups: Sequence[Group], view: View) -> Table:
     return table
 
 
-def _model(state: TopState, group: Group) -> str:
-    return state.models.get(group.pid, "").replace("-triggered", "")
+def _model(state: TopState, group: Group, column: str) -> str:
+    return state.models[column].get(group.key, "").replace("-triggered", "")
 
 
 def _name(state: TopState, group: Group, column: str) -> str:

@@ -18,6 +18,8 @@ __all__ = ("Group", "Names", "Window")
 Ints = NDArray[np.int64]
 
 _NOTHING = -1
+_NAMES = 20_000
+"""Names of threads, and of sockets, that are remembered: some MB."""
 
 
 @dataclass
@@ -60,14 +62,25 @@ class Names:
                 self.processes[int(name["pid"])] = comm
         sockets = records[records["kind"] == KINDS["SOCKET"]].view(SOCKET)
         if len(sockets):
-            remote = printed_addresses(sockets, "remote")
-            for inode, end in zip(sockets["socket"], remote, strict=True):
-                if end is not None:
-                    self.sockets[int(inode)] = str(end)
+            ends = (printed_addresses(sockets, end) for end in ("remote", "local"))
+            for inode, remote, local in zip(sockets["socket"], *ends, strict=True):
+                if remote is not None or local is not None:
+                    self.sockets[int(inode)] = str(remote) if remote else f"at {local}"
+
+    def forget(self, calls: Records) -> None:
+        """Forget the oldest names, but none of these calls, where there are very many."""
+        for names, column in ((self.threads, "tid"), (self.sockets, "socket")):
+            if len(names) > _NAMES:
+                kept = set(list(names)[-_NAMES // 2 :]) | set(calls[column].tolist())
+                for key in [key for key in names if key not in kept]:
+                    del names[key]
 
 
 class Window:
-    """The records of one interval of ``seconds`` that ended at ``now_ns``."""
+    """The records of one interval of ``seconds`` that ended at ``now_ns``.
+
+    Calls that are not finished are among them: they count as time, and not as calls.
+    """
 
     def __init__(self, records: Records, now_ns: int, seconds: float) -> None:
         self._seconds = seconds
@@ -127,8 +140,9 @@ class Window:
         span = self._seconds * 1e9
         copy = (total(phases["copy"]) / span).astype(object)
         copy[(unknown > 0) & (unknown == copies)] = None
+        finished = (self.calls["flags"][known] & FLAGS["UNFINISHED"]) == 0
         columns = (
-            total(np.ones(len(place))) / self._seconds,
+            total(finished) / self._seconds,
             total(received) / self._seconds,
             wait / span,
             copy,
