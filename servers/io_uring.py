@@ -28,6 +28,7 @@ __all__ = (
     "missing",
     "missing_multishot",
     "missing_sqpoll",
+    "missing_workers",
 )
 
 # Operations (enum io_uring_op).
@@ -45,6 +46,8 @@ SETUP, ENTER, REGISTER = 425, 426, 427  # the same on every architecture
 SETUP_SQPOLL = 1 << 1
 FEATURE_FAST_POLL = 1 << 5  # Linux 5.7: a receive without data waits without a worker thread
 FEATURE_SQPOLL_ANY_FILE = 1 << 7  # Linux 5.11
+# Linux 6.3, and so is 6bb30855560e: what a worker had to wait for, a worker takes up again.
+FEATURE_REGISTERED_RING = 1 << 13
 ENTER_GETEVENTS = 1 << 0
 ENTER_SQ_WAKEUP = 1 << 1
 ENTER_SQ_WAIT = 1 << 2
@@ -261,6 +264,14 @@ def missing_sqpoll() -> str | None:
         if error.errno != errno.EPERM:
             raise
     return "needs Linux 5.11"
+
+
+def missing_workers() -> str | None:
+    """Say what this host lacks for workers that receive: before, they only asked once."""
+    if (reason := missing()) is not None:
+        return reason
+    with contextlib.closing(Ring()) as ring:
+        return None if ring.features & FEATURE_REGISTERED_RING else "needs Linux 6.3"
 
 
 def missing_multishot() -> str | None:

@@ -6,7 +6,7 @@ Copies in  the worker, which the kernel has made for this process as one of its 
 Blocked    the process, in io_uring_enter(), while it waits; never for the copy. The price is a
            switch of thread for every message.
 
-Else it is the server of io_uring. Of old kernels some copy as task work of the process after all.
+Else it is the server of io_uring.
 
 io_uring(7), io_uring_enter(2) for IOSQE_ASYNC, io_uring_prep_recv(3)
 """
@@ -15,10 +15,11 @@ import functools
 
 from servers import io_uring_server
 from servers.common import run
-from servers.io_uring import ASYNC, missing
+from servers.io_uring import ASYNC, missing_workers
 
 serve = functools.partial(io_uring_server.serve, receive_flags=ASYNC)
 serve_datagrams = functools.partial(io_uring_server.serve_datagrams, receive_flags=ASYNC)
+missing = missing_workers  # for models.py, too
 
 if __name__ == "__main__":
     run(serve, __doc__, datagrams=serve_datagrams, missing=missing)

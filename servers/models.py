@@ -240,7 +240,7 @@ MODELS = (
         "worker threads of the kernel receive",
         "io_uring_enter",
         "iou-wrk",
-        needs="Linux 5.7",
+        needs="Linux 6.3",
     ),
     _model(
         "io_uring-sqpoll",

@@ -119,9 +119,8 @@ def assert_in_place(model: str, program: Program, path: Path) -> None:
         assert total(trace.threads[f"{place.phase}_ns"]) >= SHARE * known
 
     rows = received(trace, pauses[0][1])
-    assert set(zip(rows["call"], rows["context"], strict=True)) == {
-        (place.copies_in, place.context)
-    }
+    copied = set(zip(rows["call"], rows["context"], strict=True))
+    assert copied == {(place.copies_in, place.context)}, copied
     assert total(rows["bytes"]) == PAUSES * len(MESSAGE)
     assert total(trace.calls["bytes"]) == len(FIRST) + PAUSES * len(MESSAGE)
     assert len(trace.deliveries) == 1 + PAUSES
