@@ -60,7 +60,8 @@ TRACEPOINTS: tuple[Tracepoint, ...] = (
     Tracepoint("sched_process_exit", "threads", "2.6.23", "ended threads", required=True),
     Tracepoint("sched_process_exec", "threads", "3.4", "threads that exec", required=True),
     Tracepoint("task_rename", "threads", "3.4", "later names of threads"),
-    Tracepoint("inet_sock_set_state", "deliveries", "4.16", "the end of a socket", required=True),
+    Tracepoint("inet_sock_set_state", "deliveries", "4.16", "what connects", required=True),
+    Tracepoint("tcp_destroy_sock", "deliveries", "4.16", "the end of a socket", required=True),
     Tracepoint("skb_copy_datagram_iovec", "copy", "2.6.32", "copy: overhead contains it"),
     Tracepoint("tcp_rcv_space_adjust", "copy", "4.17", "copy: overhead contains it"),
     Tracepoint(

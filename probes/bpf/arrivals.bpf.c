@@ -61,10 +61,10 @@ static __always_inline struct socket_state *watched_socket(struct sock *sk)
     if (protocol_of(sk) != IPPROTO_TCP)
         return NULL;
     u8 state = tcp_state_of(sk);
-    /* One that is closed has been forgotten: of the FIN that did it is told afterwards (tcp_input.c, tcp_data_queue). */
+    /* A listener has no data; of one that is closed only its FIN is told, afterwards (tcp_input.c, tcp_data_queue). */
     if (state == TCP_LISTEN_STATE || state == TCP_CLOSE_STATE)
         return NULL;
-    return watch_socket(sk);
+    return watch_socket(sk, MAKER_SOFTIRQ);
 }
 
 /*

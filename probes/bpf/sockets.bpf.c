@@ -16,8 +16,7 @@
 #define TCP_SYN_SENT_STATE 2
 #define TCP_CLOSE_STATE 7
 #define TCP_LISTEN_STATE 10
-/* CLOSE_WAIT, LAST_ACK, CLOSING, TIME_WAIT: the peer's FIN has been received and has taken a sequence number. */
-#define TCP_FIN_RECEIVED ((1 << 8) | (1 << 9) | (1 << 11) | (1 << 6))
+#define DONE_FLAG 1 /* SOCK_DONE of enum sock_flags (include/net/sock.h) */
 
 struct descriptor {
     u64 sock;
@@ -112,14 +111,17 @@ static __always_inline u8 tcp_state_of(struct sock *sk)
     return state;
 }
 
-/* The end of what has been received in order, without the FIN. */
+/*
+ * The end of what has been received in order, without the FIN, which has a sequence number, too. The state does not
+ * say whether there was one: of a socket whose own end was shut down before, it is TCP_CLOSE then (tcp_fin()).
+ */
 static __always_inline u32 received_end(struct sock *sk)
 {
     u32 end = 0;
+    u64 flags = 0;
     READ(end, &((struct tcp_sock *)sk)->rcv_nxt);
-    if ((1 << tcp_state_of(sk)) & TCP_FIN_RECEIVED)
-        end -= 1;
-    return end;
+    READ(flags, &sk->__sk_common.skc_flags);
+    return end - (flags >> DONE_FLAG & 1);
 }
 
 static __always_inline u32 queued_messages(struct sock *sk)
@@ -129,26 +131,21 @@ static __always_inline u32 queued_messages(struct sock *sk)
     return length;
 }
 
-static __always_inline struct socket_state *watch_socket(struct sock *sk)
+/* Before it was connected it had no sequence numbers to count from. */
+static __always_inline void begin_sequence(struct socket_state *s, struct sock *sk)
 {
-    u32 zero = 0;
-    u64 key = (u64)sk;
-    struct socket_state *blank = blank_socket.lookup(&zero);
-    if (!blank)
-        return NULL;
-    sockets.update(&key, blank);
-    struct socket_state *s = sockets.lookup(&key);
-    if (!s) {
-        count(COUNT_SOCKETS_UNTRACED);
-        return NULL;
-    }
-    if (protocol_of(sk) == IPPROTO_TCP) {
-        s->stream = 1;
-        READ(s->taken_end, &((struct tcp_sock *)sk)->copied_seq);
-        s->last_end = s->taken_end;
-        s->copied_end = s->taken_end;
-    }
-    return s;
+    READ(s->taken_end, &((struct tcp_sock *)sk)->copied_seq);
+    s->last_end = s->taken_end;
+    s->copied_end = s->taken_end;
+}
+
+static __always_inline void begin_socket(struct socket_state *s, struct sock *sk)
+{
+    __builtin_memset(s, 0, offsetof(struct socket_state, arrivals));
+    if (protocol_of(sk) != IPPROTO_TCP)
+        return;
+    s->stream = 1;
+    begin_sequence(s, sk);
 }
 
 /* Data that is known to be there, or to have been there, but not since when. */
@@ -172,6 +169,26 @@ static __always_inline void note_earlier_data(struct sock *sk, struct socket_sta
     u32 end = s->stream ? received_end(sk) : s->last_end + queued_messages(sk);
     if ((s32)(end - s->last_end) > 0)
         push_unknown_arrival(s, end);
+}
+
+/*
+ * Another CPU may be at the same socket: the state is made aside, with all that is known, and put in place in one
+ * step. Who comes second takes what is there.
+ */
+static __always_inline struct socket_state *watch_socket(struct sock *sk, u32 maker)
+{
+    u64 key = (u64)sk;
+    struct socket_state *made = new_sockets.lookup(&maker);
+    if (!made)
+        return NULL;
+    begin_socket(made, sk);
+    if (maker == MAKER_TASK && !(made->stream && tcp_state_of(sk) == TCP_LISTEN_STATE))
+        note_earlier_data(sk, made);
+    sockets.insert(&key, made);
+    struct socket_state *s = sockets.lookup(&key);
+    if (!s)
+        count(COUNT_SOCKETS_UNTRACED);
+    return s;
 }
 
 static __always_inline void emit_socket(u64 now, u32 pid, u32 tid, u64 inode, struct sock *sk)
@@ -232,13 +249,14 @@ static __always_inline void touch_socket(u64 now, struct thread_state *t, struct
     struct socket_state *s = sockets.lookup(&d->sock);
     if (s && s->inode == d->inode)
         return;
-    if (!s || s->inode) { /* a new socket, or a new one at the address of an old one */
-        s = watch_socket(sk);
-        if (!s)
-            return;
-        if (!s->stream || tcp_state_of(sk) != TCP_LISTEN_STATE)
-            note_earlier_data(sk, s);
+    if (s && s->inode) { /* a new one at the address of an old one */
+        sockets.delete(&d->sock);
+        s = NULL;
     }
+    if (!s)
+        s = watch_socket(sk, MAKER_TASK);
+    if (!s)
+        return;
     watch_port(d);
     if (s->stream && is_unconnected(sk))
         return; /* no addresses yet: the next touch names it */
@@ -247,25 +265,21 @@ static __always_inline void touch_socket(u64 now, struct thread_state *t, struct
     emit_socket(now, t->pid, t->tid, d->inode, sk);
 }
 
-/* Before it was connected it had no sequence numbers to count from. */
-static __always_inline void begin_sequence(struct socket_state *s, struct sock *sk)
-{
-    READ(s->taken_end, &((struct tcp_sock *)sk)->copied_seq);
-    s->last_end = s->taken_end;
-    s->copied_end = s->taken_end;
-}
-
-/* A TCP socket that is closed is forgotten: its memory will be another socket soon. */
 TRACEPOINT(inet_sock_set_state)
 {
     u64 key = ctx->args[0];
-    u32 state = ctx->args[2];
-    if (state == TCP_CLOSE_STATE) {
-        sockets.delete(&key);
-    } else if (state == TCP_ESTABLISHED_STATE) {
-        struct socket_state *s = sockets.lookup(&key);
-        if (s && s->stream)
-            begin_sequence(s, (struct sock *)key);
-    }
+    if (ctx->args[2] != TCP_ESTABLISHED_STATE)
+        return 0;
+    struct socket_state *s = sockets.lookup(&key);
+    if (s && s->stream)
+        begin_sequence(s, (struct sock *)key);
+    return 0;
+}
+
+/* The memory will be another socket soon. Its state says less: what a closed socket has received can still be read. */
+TRACEPOINT(tcp_destroy_sock)
+{
+    u64 key = ctx->args[0];
+    sockets.delete(&key);
     return 0;
 }

@@ -176,7 +176,9 @@ BPF_STACK(free_slots, u32, THREAD_SLOTS);
 BPF_HASH(slots, u32, u32, THREAD_SLOTS);          /* tid -> slot */
 BPF_PERCPU_ARRAY(running, struct cpu_cell, 1);
 BPF_HASH(sockets, u64, struct socket_state, SOCKET_SLOTS);
-BPF_ARRAY(blank_socket, struct socket_state, 1);  /* too large for the stack */
+/* Too large for the stack; a task may be interrupted in the middle. */
+enum maker { MAKER_TASK, MAKER_SOFTIRQ, MAKERS };
+BPF_PERCPU_ARRAY(new_sockets, struct socket_state, MAKERS);
 BPF_ARRAY(ports, u8, 65536);                      /* local ports of traced sockets */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 BPF_ARRAY(stages, u32, 1);
