@@ -92,22 +92,24 @@ def _connections(table: pd.DataFrame) -> Table:
     )
     drawn.add_column("remote", overflow="fold", vertical="bottom")
     if len(local) > 1:
-        drawn.add_column("local", overflow="fold", vertical="bottom")
+        drawn.add_column("local", no_wrap=True, vertical="bottom")
     for heading, _, _ in _FIGURES:
         drawn.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for row in shown.to_dict("records"):
-        ends = [_end(row, "remote")]
-        if len(local) > 1:
-            ends.append(_end(row, "local"))
+        ends = [_remote(row)]
+        if len(local) > 1:  # the port says which service it is
+            ends.append(_port(row["local"]))
         figures = [text(None if pd.isna(row[name]) else row[name]) for _, name, text in _FIGURES]
         drawn.add_row(*ends, *figures)
     return drawn
 
 
-def _end(row: Mapping[Any, Any], end: str) -> str:
-    address = row[end]
-    if isinstance(address, str):
-        return address
+def _remote(row: Mapping[Any, Any]) -> str:
+    if isinstance(row["remote"], str):
+        return row["remote"]
     family = row["family"]
-    kind = f"{family} " if isinstance(family, str) and end == "remote" else ""
-    return f"{kind}socket {row['socket']}" if end == "remote" else "-"
+    return f"{family if isinstance(family, str) else ''} socket {row['socket']}".lstrip()
+
+
+def _port(address: object) -> str:
+    return f":{address.rpartition(':')[2]}" if isinstance(address, str) else "-"
