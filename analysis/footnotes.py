@@ -44,6 +44,26 @@ def unattached(trace: Trace) -> list[tuple[str, str]]:
     ]
 
 
+def _left_out(traces: Sequence[Trace]) -> Iterator[str]:
+    """Say what was not kept because nobody wanted it."""
+    for trace in traces:
+        kept = trace.meta
+        rows = f"{count_text(kept.get('left_out') or 0)} rows were left out"
+        where = f" of {trace.name}" if len(traces) > 1 else ""
+        if narrowed := kept.get("narrowed"):
+            to = ", ".join(f"{name} {', '.join(map(str, narrowed[name]))}" for name in narrowed)
+            yield f"Rows{where} are of {to} only: {rows}; times of threads are of all they did."
+        if (one_in := kept.get("sample") or 1) > 1:
+            yield (
+                f"Rows{where} are of one connection in {one_in} only: {rows}; times of threads are"
+                " of all they did."
+            )
+        if kept.get("summary"):
+            yield f"Sums{where} only: {rows}."
+        if kept.get("rotate") and kept.get("left_out"):
+            yield f"Rows{where} are the newest only: {rows}; times of threads are of all they did."
+
+
 def _has_absent(summary: pd.DataFrame, columns: Sequence[Column]) -> bool:
     return bool(summary[[column.source for column in columns]].isna().to_numpy().any())
 
@@ -74,6 +94,7 @@ def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
             f"{row['model'] or row['trace']}: {count_text(row['deliveries'])} deliveries for "
             f"{count_text(row['requests'])} requests: a part of the server was not traced."
         )
+    yield from _left_out(traces)
     merged = sum(int(trace.meta.get("merged") or 0) for trace in traces)
     if merged:
         yield f"{count_text(merged)} arrivals were merged into a neighbour: too many were pending."

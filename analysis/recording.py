@@ -13,7 +13,7 @@ from rich.text import Text
 
 from analysis.connections import connections
 from analysis.evidence import evidence
-from analysis.load import Trace, load
+from analysis.load import META_FILE, Trace, load
 from analysis.recognition import Answer
 from analysis.recognition import answers as answers_of
 from analysis.tables import WIDTH, render
@@ -39,8 +39,13 @@ _FIGURES = (
 
 
 def recording_text(path: str | Path, *, colour: bool = False, width: int = WIDTH) -> str:
-    """Return what a trace says of its processes' models and connections. Raises TraceError."""
-    return render(_parts(load(path)), colour=colour, width=width)
+    """Return what a trace says of its processes' models and connections.
+
+    Nothing of one whose model is known, or of a directory of several. Raises TraceError.
+    """
+    if not (Path(path) / META_FILE).exists() or (trace := load(path)).model is not None:
+        return ""
+    return render(_parts(trace), colour=colour, width=width)
 
 
 def _parts(trace: Trace) -> Iterator[Table | Text | str]:

@@ -11,9 +11,9 @@ import pandas as pd
 from analysis.ledger import LEDGER_COLUMNS, ledger
 from analysis.load import Trace
 from analysis.resolution import below_resolution
-from analysis.schema import DELIVERIES
+from analysis.schema import CONNECTIONS, DELIVERIES
 
-__all__ = ("SHARES", "Requests", "count_requests", "partly_seen", "summarise")
+__all__ = ("SHARES", "Requests", "count_requests", "partly_kept", "partly_seen", "summarise")
 
 SHARES = tuple(column.removesuffix("_ns") for column in LEDGER_COLUMNS)
 """The parts of the summed wall time of all threads, as the summary names them."""
@@ -45,16 +45,25 @@ def count_requests(trace: Trace) -> Requests:
         return Requests(
             int(workload["messages"]), None if per_second is None else float(per_second), "load"
         )
-    count = len(trace.read(DELIVERIES, ["tid"]))
+    if trace.meta.get("summary"):
+        count = int(trace.read(CONNECTIONS, ["deliveries"])["deliveries"].sum())
+    else:
+        count = len(trace.read(DELIVERIES, ["tid"]))
     started, stopped = trace.meta.get("started"), trace.meta.get("stopped")
     if started is None or stopped is None or stopped <= started:
         return Requests(count, None, "deliveries")
     return Requests(count, count * NANOSECONDS_PER_SECOND / (stopped - started), "deliveries")
 
 
+def partly_kept(trace: Trace) -> bool:
+    """Tell whether rows were left out by the user's wish: what they count is not all there was."""
+    return bool(trace.meta.get("left_out")) and not trace.meta.get("summary")
+
+
 def partly_seen(summary: pd.DataFrame) -> pd.Series:
     """Tell of which traces the probes saw too few deliveries for the requests that were served."""
-    return (summary["deliveries"] < SEEN * summary["requests"]) & ~summary["cut_short"]
+    few = (summary["deliveries"] < SEEN * summary["requests"]).fillna(False)
+    return few & ~summary["cut_short"]
 
 
 def _quantiles(values: pd.Series) -> tuple[float | None, float | None]:
@@ -65,8 +74,8 @@ def _quantiles(values: pd.Series) -> tuple[float | None, float | None]:
     return float(p50), float(p99)
 
 
-def _per(total: float | None, count: int) -> float | None:
-    return None if total is None or count == 0 else total / count
+def _per(total: float | None, count: int | None) -> float | None:
+    return total / count if total is not None and count else None
 
 
 def _row(trace: Trace, family: str | None) -> dict[str, Any]:
@@ -75,14 +84,15 @@ def _row(trace: Trace, family: str | None) -> dict[str, Any]:
     deliveries = trace.read(DELIVERIES, ["ready_ns", "copied_ns"])
     p50, p99 = _quantiles(deliveries["copied_ns"] - deliveries["ready_ns"])
     wall = whole.wall_ns
+    counted = None if partly_kept(trace) and requests.counted_by != "load" else requests.count
     return {
         "trace": trace.name,
         "directory": str(trace.path.absolute()),
         "model": trace.model,
         "family": family,
         "threads": whole.threads,
-        "requests": requests.count,
-        "requests_per_s": requests.per_second,
+        "requests": counted,
+        "requests_per_s": None if counted is None else requests.per_second,
         "counted_by": requests.counted_by,
         "wall_ns": wall,
         **{
@@ -90,12 +100,12 @@ def _row(trace: Trace, family: str | None) -> dict[str, Any]:
             for share, column in zip(SHARES, LEDGER_COLUMNS, strict=True)
         },
         "wait": _per(whole.wait_ns, wall),
-        "cpu_per_request_ns": _per(whole.cpu_ns, requests.count),
-        "calls_per_request": _per(whole.calls, requests.count),
+        "cpu_per_request_ns": _per(whole.cpu_ns, counted),
+        "calls_per_request": _per(whole.calls, counted),
         "bytes": whole.bytes,
         "delivery_p50_ns": p50,
         "delivery_p99_ns": p99,
-        "deliveries": len(deliveries),
+        "deliveries": requests.count if trace.meta.get("summary") else len(deliveries),
         "emitted": trace.emitted,
         "lost": trace.lost,
         "below_resolution": below_resolution(trace),
@@ -118,4 +128,4 @@ def summarise(traces: Iterable[Trace], families: Mapping[str, str] | None = None
     frame = pd.DataFrame(rows)
     figures = [*SHARES, "wait", "requests_per_s", "cpu_per_request_ns", "calls_per_request"]
     types = dict.fromkeys([*figures, "delivery_p50_ns", "delivery_p99_ns"], "float64")
-    return frame.astype(types | dict.fromkeys(["emitted", "lost"], "Int64"))
+    return frame.astype(types | dict.fromkeys(["requests", "emitted", "lost"], "Int64"))

@@ -25,7 +25,7 @@ class Narrowing:
     """Rows must meet every condition that is not empty.
 
     A peer is an address, a network (``10.0.0.0/8``), or either with a port: ``10.1.2.3:80``,
-    ``[::1]:80``. A call on many descriptors, such as ``poll``, is on none of them and of no peer.
+    ``[::1]:80``. Calls on many descriptors, such as ``poll``, stay: they tell how a thread waits.
     """
 
     tids: tuple[int, ...] = ()
@@ -47,10 +47,11 @@ class Narrowing:
     def calls(self, records: Records, sockets: Records) -> Mask:
         """Return which CALL and DELIVERY records are wanted; ``sockets`` are all SOCKET records."""
         wanted = self.threads(records)
+        many = records["socket"] == 0
         if self.fds:
-            wanted &= np.isin(records["fd"], self.fds)
+            wanted &= many | np.isin(records["fd"], self.fds)
         if self.peers:
-            wanted &= np.isin(records["socket"], self._of_peers(sockets))
+            wanted &= many | np.isin(records["socket"], self._of_peers(sockets))
         return wanted
 
     def threads(self, records: Records) -> Mask:

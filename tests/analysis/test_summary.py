@@ -9,6 +9,7 @@ import pytest
 
 from analysis.ledger import open_calls, open_threads
 from analysis.load import load
+from analysis.report import report_text
 from analysis.summary import SHARES, summarise
 from tests.analysis import synthetic
 
@@ -46,6 +47,21 @@ def test_without_a_load_generator_requests_are_deliveries(tmp_path: Path) -> Non
     row = summarise([load(path)]).iloc[0]
     assert (row["counted_by"], row["requests"]) == ("deliveries", 50)
     assert row["requests_per_s"] == 50 / 2
+
+
+@pytest.mark.parametrize(
+    "wish", [{"sample": 4}, {"narrowed": {"peers": ["10.0.0.0/8"]}}, {"rotate": 1 << 30}]
+)
+def test_where_rows_were_left_out_requests_are_unknown_and_the_report_says_why(
+    tmp_path: Path, wish: dict[str, object]
+) -> None:
+    meta = {"workload": None, "left_out": 1234, **wish}
+    path = synthetic.make_trace(tmp_path / "t", "epoll", 50, meta=meta)
+    row = summarise([load(path)]).iloc[0]
+    assert pd.isna(row["requests"]) and pd.isna(row["requests_per_s"])
+    assert pd.isna(row["cpu_per_request_ns"])
+    said = " ".join(report_text([path]).split())
+    assert "only: 1,234 rows were left out; times of threads are of all they did" in said
 
 
 def test_the_cpu_time_of_a_request_is_all_time_on_a_cpu(tmp_path: Path) -> None:

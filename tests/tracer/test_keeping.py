@@ -11,6 +11,7 @@ import pytest
 from analysis.connections import connections
 from analysis.evidence import evidence
 from analysis.load import load
+from analysis.summary import count_requests
 from probes.calls import CALLS
 from probes.layout import CALL, KINDS, RECORD_SIZE
 from tests.tracer.synthetic import call, delivery, joined, name, socket, thread
@@ -73,6 +74,8 @@ def test_a_summary_is_what_the_rows_add_up_to(tmp_path: Path) -> None:
     full, sums = load(tmp_path / "full"), load(tmp_path / "sums")
     assert summary.left_out == len(full.calls)
     assert sums.calls.empty and sums.deliveries.empty
+    counts = [count_requests(trace).count for trace in (full, sums)]
+    assert counts == [len(full.deliveries)] * 2
     pd.testing.assert_frame_equal(
         evidence(full).astype(str), evidence(sums).astype(str), check_dtype=False
     )
@@ -146,10 +149,10 @@ def test_narrowed_rows_are_those_of_thread_descriptor_and_peer(tmp_path: Path) -
         return [int(ts) for ts in rows["ts"][wanted]]
 
     assert kept(tids=(6,)) == [2, 3, 4]
-    assert kept(fds=(3,)) == [1, 2]
-    assert kept(peers=("10.0.0.0/8",)) == [1]
-    assert kept(peers=("192.168.0.2:999",)) == [2, 3]
-    assert kept(peers=("192.168.0.2:80",)) == []
+    assert kept(fds=(3,)) == [1, 2, 4]
+    assert kept(peers=("10.0.0.0/8",)) == [1, 4]
+    assert kept(peers=("192.168.0.2:999",)) == [2, 3, 4]
+    assert kept(peers=("192.168.0.2:80",)) == [4]
     save(tmp_path / "trace", records, narrowed=Narrowing(tids=(6,)).as_dict())
     trace = load(tmp_path / "trace")
     assert trace.threads["tid"].tolist() == [6]

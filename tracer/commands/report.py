@@ -20,7 +20,8 @@ class Report:
     completed from what was saved of it. Root is not needed.
 
     Examples:
-      iophase report traces/epoll                one trace
+      iophase report traces/record               one trace: of a real program with its models,
+                                                 its connections, and a verdict in words
       iophase report traces                      all traces in a directory, side by side
       iophase report traces --json               the same numbers for a program
       iophase report traces --html report.html   one page with figures, to send to a colleague
@@ -59,14 +60,17 @@ def _families() -> dict[str, str]:
 
 
 def _print_report(directories: list[Path], as_json: bool) -> None:
+    from analysis.recording import recording_text
     from analysis.report import report_json, report_text
 
     if as_json:
         print(report_json(directories, families=_families()))
-    else:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        text = report_text(directories, families=_families(), colour=colour)
-        print(text.rstrip("\n"))
+        return
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    text = report_text(directories, families=_families(), colour=colour)
+    print(text.rstrip("\n"))
+    if len(directories) == 1 and (text := recording_text(directories[0], colour=colour)):
+        print(f"\n{text.rstrip()}")
 
 
 def _write_page(directories: list[Path], file: Path, force: bool) -> None:
