@@ -129,6 +129,7 @@ class Program:
             f"-DRECORD_SIZE={layout.RECORD_SIZE}",
             f"-DTASK_STATE_FIELD={_task_state_field()}",
             *(["-DHAVE_CURRENT_TASK_BTF"] if _has_helper("get_current_task_btf") else []),
+            *(["-DVERIFIER_FORGETS"] if _verifier_forgets() else []),
             *calls.number_defines(),
             *kernel_calls.defines(),
             *self._function_defines(),
@@ -328,6 +329,15 @@ class Program:
 def _has_helper(name: str) -> bool:
     """Return whether the kernel lists a helper function (include/uapi/linux/bpf.h)."""
     return bool(btf.load().enums_with([f"BPF_FUNC_{name}"]))
+
+
+def _verifier_forgets() -> bool:
+    """Return whether the verifier forgets a place that it comes by more than four times.
+
+    It then follows both ways of every branch of a loop again and again, up to its limit
+    (is_state_visited). What made it better came with the iterators of v6.4 (6018e1f407cc).
+    """
+    return not btf.load().has_function("bpf_iter_num_new")
 
 
 def _task_state_field() -> str:

@@ -275,14 +275,12 @@ static __always_inline void deliver_apart(struct thread_state *t, struct socket_
         submit(r);
 }
 
-/*
- * The arrivals that a call took beyond its first. The loop comes by the same place four times and no more: a place
- * that is passed more often without being recognized is forgotten by the verifier before 6.4 (is_state_visited), and
- * it follows both ways of every branch again.
- */
+/* The arrivals that a call took beyond its first. */
 static __always_inline void deliver_further(struct thread_state *t, struct socket_state *s, u64 now)
 {
+#ifdef VERIFIER_FORGETS
 #pragma unroll 8
+#endif
     for (u32 i = 0; i < ARRIVALS; i++) {
         asm volatile("" ::: "memory"); /* or the compiler reads `taken` once: see there */
         if (!arrival_taken(s, t->taken.end))
