@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tracer.errors import USAGE, IophaseError
+from tracer.lab_clock import tsc_khz
 from tracer.lab_guest import PORTS, Job, initramfs, kernel_command_line
 from tracer.lab_kernels import CachedKernel, fetch, kernel_named
 
@@ -313,7 +314,7 @@ def _qemu(emulator: str, kernel: CachedKernel, output: Path, sockets: dict[str, 
         *("-machine", "q35", "-accel", f"tcg,thread={threads}", "-cpu", "max"),
         *("-smp", str(CPUS), "-m", f"{MEMORY_MIB}M"),
         *("-kernel", str(kernel.image), "-initrd", str(initramfs(kernel))),
-        *("-append", kernel_command_line()),
+        *("-append", kernel_command_line(tsc_khz())),
         *("-chardev", f"socket,id=console,fd={sockets['console']}", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci"),
     ]

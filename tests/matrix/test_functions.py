@@ -10,6 +10,7 @@ import pytest
 from probes.catalogue import system_call_symbol
 from probes.plan import Backend
 from probes.program import Program
+from servers.models import by_name
 from tests.live import libc
 from tests.live.recording import assert_closed, record, total
 from tests.live.target import asleep, tcp_pair
@@ -20,6 +21,14 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 TIMES = 13
 WAITS = 31
 CROWD = (0, 100, 500, 1000)
+NOTIFIER = {
+    "blocking": "none",
+    "poll": "pollwake",
+    "epoll-et": "ep_poll_callback",
+    "sigio": "send_sigio",
+    "native-aio-poll": "aio_poll_wake",
+    "io_uring-poll": "io_poll_wake",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +111,22 @@ def test_ep_poll_callback_runs_once_for_each_arrival_and_never_for_idle_sockets(
     assert (trace.deliveries["callback_ns"] > 0).all()
     assert (trace.deliveries["callback_ns"] <= trace.deliveries["notify_ns"]).all()
     assert hits(trace, "pollwake") == 0
+
+
+@pytest.mark.parametrize("model", NOTIFIER)
+def test_each_way_of_waiting_is_told_by_its_own_callback(
+    model: str, program: Program, tmp_path: Path
+) -> None:
+    if (reason := by_name(model).missing()) is not None:
+        pytest.skip(reason)
+    trace, pauses = paused(program, tmp_path / "trace", model, 2, sleeps=True)
+    told = trace.deliveries.iloc[-len(pauses) :]
+    assert (told["notifier"] == NOTIFIER[model]).all()
+    # Loopback delivers within the call of the sender, unless ksoftirqd is left to do it.
+    assert told["waker_context"].isin(["process", "ksoftirqd"]).all()
+    assert (told["notify_ns"] > 0).all()
+    assert ((told["callback_ns"] > 0) == (NOTIFIER[model] != "none")).all()
+    assert (told["callback_ns"] <= told["notify_ns"]).all()
 
 
 def test_a_blocking_receive_of_50_ms_is_a_wait_inside_tcp_recvmsg_and_not_a_copy(

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tracer.errors import USAGE, IophaseError
 from tracer.lab import EMULATOR, LabResult, run_in_lab
+from tracer.lab_clock import tsc_khz
 from tracer.lab_kernels import fetch, kernel_named
 from tracer.supported_kernels import KERNELS
 
@@ -94,6 +96,30 @@ def test_the_guest_is_another_kernel_on_this_file_system(tmp_path: Path) -> None
     assert stderr == b"to stderr\n"
     assert ours.read_text() == "from outside"
     assert 0 < result.boot_s < result.total_s
+
+
+class Stamped(io.BytesIO):
+    """Notes when what is written came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[float] = []
+
+    def write(self, block: Any) -> int:
+        self.came.append(time.monotonic())
+        return super().write(block)
+
+
+def test_the_guests_clock_runs_like_ours(tmp_path: Path) -> None:
+    said = Stamped()
+    script = "cat /proc/uptime; sleep 4; cat /proc/uptime"
+    run_in_lab(SERIES, ("sh", "-c", script), output=tmp_path, timeout_s=240.0, stdout=said)
+    began, ended = (float(line.split()[0]) for line in said.getvalue().splitlines())
+    # A line may come late on a busy machine; a rate that the guest measures there is wrong by factors.
+    assert 0.5 < (ended - began) / (said.came[-1] - said.came[0]) < 2.0
+    first, second = tsc_khz(), tsc_khz()
+    assert first and second
+    assert abs(first - second) < first / 1000
 
 
 def test_output_is_byte_clean_and_files_come_out_whole(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from probes.catalogue import FUNCTIONS, TRACEPOINTS
 from tracer import lab_kernels
 from tracer.errors import USAGE, IophaseError
 from tracer.lab_kernels import cache_directory, fetch, kernel_named
 from tracer.supported_kernels import KERNELS
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -42,6 +46,21 @@ def test_an_unknown_kernel_is_refused_with_the_known_ones() -> None:
 def test_kernels_stand_in_order_of_age() -> None:
     ages = [tuple(map(int, kernel.series.split("."))) for kernel in KERNELS]
     assert ages == sorted(ages)
+
+
+def test_readme_names_the_supported_kernels_and_the_probes_that_each_lacks() -> None:
+    text = (ROOT / "README.md").read_text().partition("## Supported kernels")[2]
+    rows = dict(re.findall(r"^\| (\d+\.\d+) \|[^|]*\|([^|]*)\|$", text, re.MULTILINE))
+    probes = {probe.name: _version(probe.since) for probe in TRACEPOINTS}
+    probes |= {probe.name: _version(probe.since) for probe in FUNCTIONS}
+    assert {series: re.findall("`(.*?)`", cell) for series, cell in rows.items()} == {
+        kernel.series: [name for name, since in probes.items() if since > _version(kernel.series)]
+        for kernel in KERNELS
+    }
+
+
+def _version(text: str) -> list[int]:
+    return [int(part) for part in text.split(".")]
 
 
 def test_the_newest_plain_release_of_the_series_is_chosen() -> None:
