@@ -152,9 +152,9 @@ class Job:
 def kernel_command_line(tsc_khz: int | None) -> str:
     """Return the guest kernel's parameters.
 
-    The clock is the TSC, because the guest falls back to HPET otherwise, and its rate is told (since
-    v5.9, bd35c77e32e4); the timer is not checked, because on a busy host it can be late enough to
-    fail ("IO-APIC + timer doesn't work!"); an oops is a panic, and a panic ends QEMU, so that a
+    The clock is the TSC, because the guest falls back to HPET otherwise; its rate is told (since
+    v5.9, bd35c77e32e4), and the timer is not checked, because on a busy host it can be late enough
+    to fail ("IO-APIC + timer doesn't work!"); an oops is a panic, and a panic ends QEMU, so that a
     broken kernel is never taken for a slow one.
     """
     rate = "" if tsc_khz is None else f"tsc_early_khz={tsc_khz} "

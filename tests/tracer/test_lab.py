@@ -115,7 +115,7 @@ def test_the_guests_clock_runs_like_ours(tmp_path: Path) -> None:
     script = "cat /proc/uptime; sleep 4; cat /proc/uptime"
     run_in_lab(SERIES, ("sh", "-c", script), output=tmp_path, timeout_s=240.0, stdout=said)
     began, ended = (float(line.split()[0]) for line in said.getvalue().splitlines())
-    # A line may come late on a busy machine; a rate that the guest measures there is wrong by factors.
+    # A line may come late from a busy machine; a rate measured there was wrong by factors.
     assert 0.5 < (ended - began) / (said.came[-1] - said.came[0]) < 2.0
     first, second = tsc_khz(), tsc_khz()
     assert first and second
