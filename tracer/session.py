@@ -167,15 +167,20 @@ class Session:
             self._drain.stop()
             for records in self._following.sockets:
                 self._keep(records)
+            if self._summary is not None:
+                self._directory.spool.append(self._summary.few())
         finally:
             self._info = self._with_counts(self._program.counters())
             self._directory.update(self._info)
 
     def _keep(self, records: Records) -> None:
         """Write what is to be kept of a batch."""
-        for keeper in (self._sampling, self._summary):
-            if keeper is not None:
-                records = keeper.kept(records.view(CALL))
+        records = records.view(CALL)
+        if self._summary is not None:
+            self._summary.keep(records)
+            return
+        if self._sampling is not None:
+            records = self._sampling.kept(records)
         if len(records):
             self._directory.spool.append(records)
             if self._rotation is not None:

@@ -12,9 +12,10 @@ from analysis.connections import connections
 from analysis.evidence import evidence
 from analysis.load import load
 from analysis.summary import count_requests
-from probes.calls import CALLS
-from probes.layout import CALL, KINDS, RECORD_SIZE
+from probes.calls import CALL_NAMES, CALLS
+from probes.layout import CALL, KINDS, RECORD_SIZE, SOCKET, THREAD
 from tests.tracer.synthetic import call, delivery, joined, name, socket, thread
+from tracer.live.histograms import Histograms
 from tracer.live.summary import Summary
 from tracer.narrowing import Narrowing
 from tracer.ring import Records
@@ -67,9 +68,10 @@ def test_a_summary_is_what_the_rows_add_up_to(tmp_path: Path) -> None:
     records = rows()
     save(tmp_path / "full", records)
     summary = Summary()
-    kept = [summary.kept(part) for part in np.array_split(records, 7)]
+    for part in np.array_split(records, 7):
+        summary.keep(part)
     (tmp_path / "sums").mkdir()
-    save(tmp_path / "sums", np.concatenate(kept), summary=True)
+    save(tmp_path / "sums", summary.few(), summary=True)
     summary.write(tmp_path / "sums")
     full, sums = load(tmp_path / "full"), load(tmp_path / "sums")
     assert summary.left_out == len(full.calls)
@@ -85,6 +87,74 @@ def test_a_summary_is_what_the_rows_add_up_to(tmp_path: Path) -> None:
     assert (mine["remote"] == theirs["remote"]).all()
     ratio = theirs["delivery_p50_ns"].astype(float) / mine["delivery_p50_ns"].astype(float)
     assert ratio.between(1 / 1.19, 1.19).all()
+
+
+def test_a_summary_of_very_many_connections_and_threads_is_bounded_and_loses_no_sum() -> None:
+    """Each connection has a socket, a thread and two calls of its own."""
+    rounds, many = 30, 10_000
+    summary = Summary()
+    sizes = []
+    for turn in range(rounds):
+        batch = np.zeros(5 * many, CALL)
+        numbers = np.arange(many) + turn * many + 10
+        calls, arrivals, sockets, names, ledgers = np.split(batch, 5)
+        for part, kind in (
+            (calls, "CALL"), (arrivals, "DELIVERY"), (sockets, "SOCKET"), (names, "NAME"),
+            (ledgers, "THREAD"),
+        ):  # fmt: skip
+            part["kind"], part["pid"], part["tid"] = KINDS[kind], 5, numbers
+        calls["socket"] = arrivals["socket"] = numbers
+        calls["call"], calls["bytes"], calls["result"] = CALL_NAMES.index("recvfrom"), 60, 60
+        arrivals["ready"], arrivals["copied"] = 1000, 1000 + numbers
+        sockets.view(SOCKET)["socket"] = numbers
+        ledgers.view(THREAD)["wall"] = ledgers.view(THREAD)["user"] = 7
+        summary.keep(batch)
+        sizes.append(len(summary.few()))
+    assert max(sizes) <= 130_000
+    assert max(sizes[-10:]) <= max(sizes[:10])
+    ledgers = summary.few()
+    ledgers = ledgers[ledgers["kind"] == KINDS["THREAD"]].view(THREAD)
+    assert ledgers["wall"].sum() == ledgers["user"].sum() == 7 * rounds * many
+    assert len(np.unique(ledgers["tid"])) == len(ledgers)
+
+
+def test_what_waited_longest_is_kept_by_its_address(tmp_path: Path) -> None:
+    summary = Summary()
+    many = 60_000
+    calls, arrivals, sockets = (np.zeros(many, CALL) for _ in range(3))
+    inodes = np.arange(1, many + 1)
+    for part, kind in ((calls, "CALL"), (arrivals, "DELIVERY"), (sockets, "SOCKET")):
+        part["kind"], part["pid"], part["tid"], part["socket"] = KINDS[kind], 5, 5, inodes
+    calls["call"], calls["bytes"], calls["result"] = CALL_NAMES.index("recvfrom"), 60, 60
+    arrivals["ready"], arrivals["copied"] = 1000, 1000 + inodes[::-1]
+    ends = sockets.view(SOCKET)
+    ends["family"], ends["socket"], ends["remote_port"] = 2, inodes, inodes % 65536
+    for part in np.array_split(np.concatenate([sockets, calls, arrivals]), 9):
+        summary.keep(part)
+    summary.write(tmp_path)
+    table = pd.read_csv(tmp_path / "connections.csv")
+    assert len(table) <= 20_000
+    assert table["socket"].tolist()[:3] == [1, 2, 3]
+    assert table["remote"].tolist()[:3] == ["0.0.0.0:1", "0.0.0.0:2", "0.0.0.0:3"]
+    assert table["delivery_max_ns"].tolist()[:3] == [many, many - 1, many - 2]
+    assert (table["calls"].sum(), table["deliveries"].sum()) == (many, many)
+
+
+def test_quantiles_of_a_histogram_are_those_of_its_numbers_to_a_class() -> None:
+    random = np.random.default_rng(5)
+    sockets = random.integers(1, 9, 20_000)
+    waited = (random.lognormal(8, 2, len(sockets)) * sockets).astype(np.int64)
+    found = Histograms()
+    for part in np.array_split(np.arange(len(sockets)), 7):
+        found.add(sockets[part], waited[part])
+    found.join(np.array([7, 8]), 7)
+    for share in (0.01, 0.5, 0.99, 1.0):
+        quantiles = found.quantile(share)
+        assert list(quantiles) == [1, 2, 3, 4, 5, 6, 7]
+        for socket_, value in quantiles.items():
+            own = waited[sockets == socket_] if socket_ < 7 else waited[sockets >= 7]
+            exact = np.quantile(own, share, method="inverted_cdf")
+            assert 1 / 1.1 < value / exact < 1.1
 
 
 def test_a_sample_keeps_whole_connections_and_everything_that_is_few() -> None:

@@ -7,14 +7,16 @@ connections are joined into one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analysis.schema import OTHERS
 from probes.layout import CALL, CONTEXT_NAMES, FLAGS, KINDS, SOCKET
 from tracer.addresses import families, printed_addresses, protocols
+from tracer.live.few import Few
 from tracer.live.frames import frame_of
+from tracer.live.histograms import Histograms
 from tracer.ring import Records
 
 if TYPE_CHECKING:
@@ -26,11 +28,7 @@ _MOST = 20_000
 """Lines of evidence and of connections: some tens of MB."""
 _BATCH = 50_000
 """Records that are added up at one time: the ring holds twice as many."""
-_STEPS = 4
-"""Classes of a histogram per factor of two: a quantile is exact to a factor of 1.19."""
-_CLASSES = 64 * _STEPS
 _SUMS = ("calls", "bytes", "wait_ns", "copy_ns", "deliveries")
-_NO_RECORDS: Records = np.empty(0, CALL)
 _MAXIMA = ("delivery_max_ns", "longest_ready_ns")
 
 
@@ -40,23 +38,30 @@ class Summary:
     def __init__(self) -> None:
         import analysis.recognition  # noqa: F401  (now, and not between two batches)
 
-        self.left_out = 0
+        self._rows_left_out = 0
         self._waiting: list[Records] = []
-        self._sockets: list[Records] = []
+        self._few = Few()
         self._evidence: pd.DataFrame | None = None
         self._totals: pd.DataFrame | None = None
-        self._histograms: dict[int, np.ndarray[Any, np.dtype[np.int64]]] = {}
+        self._waited = Histograms()
 
-    def kept(self, records: Records) -> Records:
-        """Add up what is a row; return the other records, which are to be written."""
+    @property
+    def left_out(self) -> int:
+        """Records of which there are only sums, or nothing."""
+        return self._rows_left_out + self._few.left_out
+
+    def keep(self, records: Records) -> None:
+        """Add up what is a row; keep of the other records what is needed."""
         rows = np.isin(records["kind"], (KINDS["CALL"], KINDS["DELIVERY"]))
-        self.left_out += int(np.count_nonzero(rows))
+        self._rows_left_out += int(np.count_nonzero(rows))
         self._waiting.append(records[rows])
-        self._sockets.append(records[records["kind"] == KINDS["SOCKET"]])
         if sum(map(len, self._waiting)) >= _BATCH:
             self._add_up()
-        others: Records = records[~rows]
-        return others
+        self._few.add(records[~rows], () if self._totals is None else self._totals.index)
+
+    def few(self) -> Records:
+        """Return the records to be written: names, ledgers, addresses."""
+        return self._few.records()
 
     def _add_up(self) -> None:
         from analysis.connections import longest_stretches, socket_totals
@@ -80,8 +85,7 @@ class Summary:
         totals = totals.join(by_socket.max().rename("delivery_max_ns"), how="outer")
         totals = totals.join(longest_stretches(arrivals).rename("longest_ready_ns"), how="outer")
         self._add_totals(totals.astype("Float64"))
-        for socket, own in by_socket:
-            self._histogram(int(str(socket)), own.to_numpy())
+        self._waited.add(arrivals["socket"].to_numpy(), waited.to_numpy())
 
     def _add_totals(self, totals: pd.DataFrame) -> None:
         import pandas as pd
@@ -92,23 +96,14 @@ class Summary:
             self._join_sockets()
 
     def _join_sockets(self) -> None:
-        """Join the half of the connections whose data waited least."""
+        """Join all connections but those whose data waited longest."""
         assert self._totals is not None
         order = self._totals["longest_ready_ns"].fillna(-1).sort_values().index
-        small = [socket for socket in order if socket != OTHERS][: _MOST // 2]
+        small = order[: -_MOST // 2]
         index = self._totals.index.to_series()
         self._totals.index = index.where(~index.isin(small), OTHERS).rename("socket")
         self._totals = _reduced(self._totals)
-        for socket in small:
-            if (found := self._histograms.pop(int(socket), None)) is not None:
-                self._histograms.setdefault(OTHERS, np.zeros(_CLASSES, np.int64))
-                self._histograms[OTHERS] += found
-
-    def _histogram(self, socket: int, waited: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        classes = (np.log2(np.maximum(waited, 1)) * _STEPS).astype(np.int64)
-        counted = np.bincount(np.minimum(classes, _CLASSES - 1), minlength=_CLASSES)
-        known = self._histograms.setdefault(socket, np.zeros(_CLASSES, np.int64))
-        known += counted
+        self._waited.join(small.to_numpy(np.int64), OTHERS)
 
     def write(self, folder: Path) -> None:
         """Write ``evidence.csv`` and ``connections.csv``."""
@@ -123,23 +118,13 @@ class Summary:
         table = self._totals if self._totals is not None else pd.DataFrame(columns=list(_SUMS))
         table = table.rename_axis("socket").reset_index()
         for name, share in (("delivery_p50_ns", 0.5), ("delivery_p99_ns", 0.99)):
-            table[name] = [self._quantile(int(socket), share) for socket in table["socket"]]
-        table = table.merge(
-            _addresses(np.concatenate([_NO_RECORDS, *self._sockets])), on="socket", how="left"
-        )
+            table[name] = table["socket"].map(self._waited.quantile(share))
+        table = table.merge(_addresses(self._few.records("SOCKET")), on="socket", how="left")
         table = table.reindex(columns=list(CONNECTIONS.columns))
         numbers = [name for name, kind in CONNECTIONS.columns.items() if kind.startswith("int")]
         table[numbers] = table[numbers].astype("Float64").round().astype("Int64")
         table = table.sort_values("longest_ready_ns", ascending=False, na_position="last")
         _write(table, folder / "connections.csv")
-
-    def _quantile(self, socket: int, share: float) -> float | None:
-        """Return the middle of the class that the quantile is in, in ns."""
-        classes = self._histograms.get(socket)
-        if classes is None or not classes.sum():
-            return None
-        at = int(np.searchsorted(np.cumsum(classes), share * classes.sum()))
-        return float(2 ** ((at + 0.5) / _STEPS))
 
 
 def _arrivals(records: Records) -> pd.DataFrame:
@@ -160,14 +145,23 @@ def _reduced(totals: pd.DataFrame) -> pd.DataFrame:
 
 
 def joined_threads(evidence: pd.DataFrame) -> pd.DataFrame:
-    """Join the threads of each process but its main one, when there are very many."""
+    """Join threads when there are very many: those of each process but its main one.
+
+    Where that is not enough, because each process has few, the half of them that called least.
+    """
     from analysis.evidence import added
 
     if len(evidence) <= _MOST:
         return evidence
     evidence = evidence.copy()
     evidence.loc[evidence["tid"] != evidence["pid"], "tid"] = OTHERS
-    return added([evidence.iloc[:1], evidence.iloc[1:]])
+    joined = added([evidence.iloc[:1], evidence.iloc[1:]])
+    if len(joined) <= _MOST:
+        return joined
+    calls = joined.groupby("pid")["calls"].sum().sort_values()
+    few = joined["pid"].isin(calls.index[: len(calls) // 2])
+    joined.loc[few, ["pid", "tid"]] = OTHERS
+    return added([joined.iloc[:1], joined.iloc[1:]])
 
 
 def _addresses(records: Records) -> pd.DataFrame:
