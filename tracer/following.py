@@ -25,6 +25,7 @@ class Following:
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        self._known: set[tuple[int, int]] = set()
         self.targets: list[Target] = []
         """The processes that are followed by the user's wish."""
         self.standing: list[Standing] = []
@@ -47,10 +48,10 @@ class Following:
     def pick_up(self, pids: Sequence[int]) -> bool:
         """Trace processes that have appeared; return whether there were any.
 
-        Those that are targets already, or gone again, are left out.
+        Those that are targets already, or gone again, are left out; one that has the number of
+        another, which has ended, is new.
         """
-        known = {target["pid"] for target in self.targets}
-        new = [pid for pid in pids if pid not in known]
+        new = [pid for pid in pids if (pid, processes.started(pid)) not in self._known]
         if new:
             self._follow(new, None, gone_too=True)
         return bool(new)
@@ -74,6 +75,7 @@ class Following:
         if not self._open_process(pid):
             return []
         self.targets.append(Target(pid=pid, comm=comm))
+        self._known.add((pid, processes.started(pid)))
         family = [pid]
         for _ in range(_ROUNDS):
             new = [child for child in processes.descendants_of(pid) if child not in family]

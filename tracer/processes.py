@@ -9,7 +9,7 @@ from pathlib import Path
 from probes import calls
 from probes.program import OpenThread
 
-__all__ = ("comm_of", "descendants_of", "socket_inodes", "thread_now", "threads_of")
+__all__ = ("comm_of", "descendants_of", "socket_inodes", "started", "thread_now", "threads_of")
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _CALL_BY_NUMBER = {
@@ -25,6 +25,18 @@ def comm_of(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
     except OSError:
         return ""
+
+
+def started(pid: int) -> int:
+    """Return when a process began, in clock ticks since boot; 0 if it is gone.
+
+    With its number that says which process it is: numbers are used again.
+    """
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(status.rpartition(")")[2].split()[19])
 
 
 def _socket_of(pid: int, fd: int) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import time
 import traceback
@@ -12,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ("Target", "asleep", "cpu_ns", "tcp_pair", "threads")
+__all__ = ("Target", "asleep", "cpu_ns", "numbered", "tcp_pair", "threads")
 
 PATIENCE_S = 90.0
+_SYS_CLONE3 = 435
 """After it something hangs; below the time that pytest allows a test."""
 
 
@@ -62,6 +65,23 @@ class Target:
         if not self._ended:
             os.kill(self.pid, 9)
             os.waitpid(self.pid, 0)
+
+
+def numbered(pid: int, function: Callable[[], Any]) -> None:
+    """Run a function in a child process of this number, to its end (clone3(2), set_tid)."""
+    number = ctypes.c_int32(pid)
+    arguments = (ctypes.c_uint64 * 11)()
+    arguments[4], arguments[8], arguments[9] = signal.SIGCHLD, ctypes.addressof(number), 1
+    libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, for the child
+    child = libc.syscall(_SYS_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    if child < 0:
+        raise OSError(ctypes.get_errno(), "clone3")
+    if child == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _run(function: Callable[[], Any], gate: int, answer: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 from analysis.load import load
 from probes.program import Program
 from tests.live.recording import assert_closed, recording
-from tests.live.target import Target, asleep, tcp_pair
+from tests.live.target import Target, asleep, numbered, tcp_pair
 from tracer.errors import IophaseError
 
 pytestmark = pytest.mark.live
@@ -64,3 +65,42 @@ def test_a_process_that_has_ended_meanwhile_is_refused_and_leaves_nothing(
         session.follow([ended.pid])
     assert not (tmp_path / "trace").exists()
     assert "drain" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_number_that_is_used_again_is_another_process(program: Program, tmp_path: Path) -> None:
+    """Traced only when it is picked up, as one that matches would be."""
+    left, right = tcp_pair()
+
+    def receive(first: bytes) -> None:
+        left.send(first * SIZE)
+        right.recv(SIZE)
+
+    ready, go = os.pipe()
+
+    def when_let_go() -> None:
+        os.read(ready, 1)
+        receive(b"3")
+
+    with left, right, Target(lambda: receive(b"1")) as target:
+        with recording(program, tmp_path / "trace") as session:
+            session.follow([target.pid])
+            target.go()
+            target.result()
+            assert not session.alive()
+            numbered(target.pid, lambda: receive(b"2"))
+            again = threading.Thread(target=numbered, args=(target.pid, when_let_go))
+            again.start()
+            while not Path(f"/proc/{target.pid}").exists():
+                time.sleep(0.001)
+            asleep(target.pid)
+            session.pick_up([target.pid])
+            session.pick_up([target.pid])
+            os.write(go, b"\n")
+            again.join()
+        trace = load(tmp_path / "trace")
+    assert [one["pid"] for one in trace.meta["targets"]] == [target.pid] * 2
+    assert trace.threads["tid"].tolist() == [target.pid] * 2
+    assert trace.threads["bytes"].tolist() == [SIZE] * 2
+    assert trace.threads["calls"].sum() == len(trace.calls)
+    os.close(ready)
+    os.close(go)
