@@ -83,7 +83,7 @@ def _models(answers: list[Answer]) -> Iterator[Text | str]:
 
 def _connections(table: pd.DataFrame) -> Table:
     shown = table.head(CONNECTIONS_SHOWN)
-    local = shown["local"].dropna().unique()
+    local = table["local"].dropna().unique()
     where = f" to {local[0]}" if len(local) == 1 else ""
     beyond = f", {CONNECTIONS_SHOWN} of {len(table):,}" if len(table) > len(shown) else ""
     drawn = Table(
