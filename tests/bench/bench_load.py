@@ -1,14 +1,15 @@
 """Measures the load generator against the fastest reference server: three times its rate is wanted.
 
-Both are measured in the same way: one message of 64 bytes under way on each of 64 connections
-over loopback TCP. A server's rate is what it answers on one CPU while the generator has the
-others. The generator's rate is what it sends, receives and verifies with as many processes as
-leave a CPU to each of their peers, an echo in C that does nothing else.
+Both in the same way: one message of 64 bytes under way on each of 64 connections over loopback
+TCP, and the CPU time that a request takes at this end, which says how many a CPU of its own gives.
+The generator's peer is an echo in C that does nothing else, as many of them as it has processes.
 
-On loopback a request costs both ends the same kernel work, some 3 of the 4 microseconds that
-this generator's process takes for it, so one process has little more to give than one server.
-Three times the rate therefore takes about three processes and as many CPUs for the peers; where
-there are fewer CPUs, the benchmark says what one process does and how many it would take.
+On loopback both ends do the same work in the kernel: they send, deliver, and receive, and that is
+most of a request. A generator in C that sends, receives and compares took 5.2 us of CPU where this
+one took 8 and the fastest server 9, with io_uring and its batches 5.1, and with edges in place of
+levels the same. So one process cannot sustain three times the rate of a server, in whatever
+language. But processes share a load and nothing else: the benchmark says how many of them do, and
+has them do it where there are a CPU for each and one for its peer.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from servers.load import LoadOptions, Result, run_load
 from servers.models import MODELS
 
 WANTED = 3.0
+MOST_PROCESSES = 4
 CONNECTIONS = 64
 SECONDS = 0.5
-ROUNDS = 3  # the best counts: other work on the machine only ever takes away
+ROUNDS = 3  # the cheapest counts: other work on the machine only ever adds
 CPUS = sorted(os.sched_getaffinity(0))
 
 
@@ -45,31 +48,35 @@ def on(cpus: list[int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def server(command: list[str], cpus: list[int]) -> Iterator[str]:
-    """Run a server; yield its port, the end of its first line."""
+def server(command: list[str], cpus: list[int]) -> Iterator[tuple[int, str]]:
+    """Run a server; yield its process and its port, the end of its first line."""
     with on(cpus):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().strip().rpartition(":")[2]
+        yield process.pid, process.stdout.readline().strip().rpartition(":")[2]
     finally:
         process.kill()
         process.communicate()
 
 
-def best(address: str, options: LoadOptions, cpus: list[int]) -> Result:
-    """Return the run with the highest rate; every reply of every run must be right."""
-    results = []
-    for _ in range(ROUNDS):
-        with on(cpus):
-            results.append(run_load(address, options))
-    assert not any(result.failed for result in results)
-    return max(results, key=lambda result: result.requests_per_s)
+def run(address: str, options: LoadOptions, cpus: list[int]) -> Result:
+    """Make a load; every reply must be right."""
+    with on(cpus):
+        result = run_load(address, options)
+    assert not result.failed
+    return result
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a process and its children so far."""
+    process = psutil.Process(pid)
+    return sum(sum(one.cpu_times()[:4]) for one in (process, *process.children()))
 
 
 def fastest_server() -> tuple[str, float]:
-    """Return name and rate of the reference server that answers most on one CPU."""
-    rates: dict[str, float] = {}
+    """Return name and CPU time per request of the reference server that takes least."""
+    costs: dict[str, float] = {}
     for model in MODELS:
         if model.missing() is not None or model.connections is not None:
             continue
@@ -78,17 +85,23 @@ def fastest_server() -> tuple[str, float]:
             duration=SECONDS,
             suffix="_SB" if model.name == "selectors" else "",
         )
-        with server([sys.executable, "-m", model.module], CPUS[-1:]) as port:
-            result = best(f"127.0.0.1:{port}", options, CPUS[:-1])
-        rates[model.name] = result.requests_per_s
-        busy = result.cpu_s / result.duration_s
-        print(f"{model.name:20} {result.requests_per_s:9,.0f}/s, generator {busy:4.0%} busy")
-    name = max(rates, key=rates.__getitem__)
-    return name, rates[name]
+        with server([sys.executable, "-m", model.module], CPUS[-1:]) as (pid, port):
+            address = f"127.0.0.1:{port}"
+            costs[model.name] = min(cost(pid, address, options) for _ in range(ROUNDS))
+        print(f"{model.name:20} {costs[model.name] * 1e6:6.2f} us of CPU per request")
+    name = min(costs, key=costs.__getitem__)
+    return name, costs[name]
+
+
+def cost(pid: int, address: str, options: LoadOptions) -> float:
+    """Return the CPU time that a server takes for a request."""
+    before = cpu_s(pid)
+    messages = run(address, options, CPUS[:-1]).messages
+    return (cpu_s(pid) - before) / messages
 
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs a CPU for each end")
-def test_the_generator_sustains_three_times_the_fastest_server(tmp_path: Path) -> None:
+def test_processes_of_the_generator_sustain_three_times_the_fastest_server(tmp_path: Path) -> None:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs cc for the peer")
@@ -96,25 +109,32 @@ def test_the_generator_sustains_three_times_the_fastest_server(tmp_path: Path) -
     source = Path(__file__).with_name("bench_load_peer.c")
     subprocess.run([compiler, "-O2", "-o", peer, source], check=True)
     print()
-    name, rate = fastest_server()
-    processes = len(CPUS) // 2
-    mine, theirs = CPUS[:processes], CPUS[processes:]
+    name, theirs = fastest_server()
+    alone = min((load(peer, 1) for _ in range(ROUNDS)), key=lambda r: r.cpu_s / r.messages)
+    mine = alone.cpu_s / alone.messages
+    needed = math.ceil(WANTED * mine / theirs)
+    print(
+        f"fastest server: {name}, {1 / theirs:,.0f} requests per second of CPU\n"
+        f"generator: {1 / mine:,.0f} sent, received and verified, {mine * 1e6:.2f} us each;"
+        f" {alone.requests_per_s:,.0f}/s\n"
+        f"one process of it sustains {theirs / mine:.2f} times the fastest server,"
+        f" {needed} processes {needed * theirs / mine:.2f} times"
+    )
+    assert needed <= MOST_PROCESSES
+    if len(CPUS) < 2 * needed:
+        pytest.skip(f"to see it at work takes {2 * needed} CPUs: each process and its peer")
+    at_work = max(load(peer, needed).requests_per_s for _ in range(ROUNDS))
+    print(f"{needed} processes at work: {at_work:,.0f}/s")
+    assert at_work * theirs >= WANTED
+
+
+def load(peer: Path, processes: int) -> Result:
+    """Make the load with so many processes, each with a peer and a CPU for both."""
+    mine, theirs = CPUS[:processes], CPUS[processes : 2 * processes]
     with contextlib.ExitStack() as peers:
-        port = peers.enter_context(server([str(peer)], theirs))
+        _, port = peers.enter_context(server([str(peer)], theirs))
         for _ in range(processes - 1):
             peers.enter_context(server([str(peer), port], theirs))
-        options = LoadOptions(
-            connections=CONNECTIONS * processes, duration=SECONDS, processes=processes
-        )
-        result = best(f"127.0.0.1:{port}", options, mine)
-    times = result.requests_per_s / rate
-    needed = math.ceil(WANTED / (times / processes))
-    print(
-        f"fastest server: {name}, {rate:,.0f} requests/s\n"
-        f"generator: {result.requests_per_s:,.0f} requests/s with {processes} processes, "
-        f"{result.cpu_s / result.messages * 1e6:.2f} us of CPU per request, all verified: "
-        f"{times:.2f} times the fastest server"
-    )
-    if processes < needed:
-        pytest.skip(f"{WANTED:g} times take {needed} processes; here is room for {processes}")
-    assert times >= WANTED
+        connections = CONNECTIONS * processes
+        options = LoadOptions(connections=connections, duration=SECONDS, processes=processes)
+        return run(f"127.0.0.1:{port}", options, mine)

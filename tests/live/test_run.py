@@ -110,6 +110,15 @@ def test_every_transport_is_traced_and_one_that_a_model_lacks_is_a_reason(
         assert printed["absent"] == []
 
 
+def test_clients_beyond_the_bound_of_a_pool_are_seen_to_wait(tmp_path: Path) -> None:
+    load_arguments = ("-c", 20, "--messages", MESSAGES, "-o", tmp_path / "traces")
+    tool, code = iophase(tmp_path, "run", "thread-pool", "epoll", *load_arguments)
+    assert code == 0, tool.errors
+    pool, others = (line for line in tool.errors.splitlines() if "requests/s" in line)
+    assert "; 16 of 20 clients at a time, one waited " in pool
+    assert "at a time" not in others
+
+
 def test_select_is_refused_beyond_its_descriptors_with_the_reason(tmp_path: Path) -> None:
     line = refused(tmp_path, 1, "select", "--idle", 2000)
     assert "select: 2010 clients, and 1020 fit: an fd_set ends at descriptor 1023" in line

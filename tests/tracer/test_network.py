@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +25,10 @@ GONE_S = 10.0
 NOBODY = 65534
 MBIT = 8.0
 BYTES = 500_000
+LOSS = 20.0
+DATAGRAMS, ROUNDS = 1000, 10
+QUIET_S = 0.2
+"""After which no further datagram comes."""
 
 HOLD = """
 import sys, time
@@ -130,6 +135,27 @@ def test_the_delay_is_on_both_ways() -> None:
             assert 0.06 <= time.monotonic() - started < 0.2
 
         with_listener(network, connect)
+
+
+def test_a_share_of_the_packets_vanishes() -> None:
+    if (reason := refusal(Link(loss_percent=LOSS))) is not None:
+        assert "no netem (module sch_netem): leave out --delay and --loss" in reason
+        pytest.skip(reason)
+    with Veth(Link(loss_percent=LOSS)) as network:
+        receiver = network.at_server(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        sender = network.at_clients(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        with receiver, sender:
+            receiver.bind((network.host("udp"), 0))
+            receiver.settimeout(QUIET_S)
+            arrived = 0
+            for _ in range(ROUNDS):
+                for _ in range(DATAGRAMS // ROUNDS):  # fewer than the receive buffer holds
+                    sender.sendto(b"x", receiver.getsockname())
+                with contextlib.suppress(TimeoutError):
+                    while receiver.recv(1):
+                        arrived += 1
+        deviation = (DATAGRAMS * LOSS / 100 * (1 - LOSS / 100)) ** 0.5
+        assert abs(DATAGRAMS - arrived - DATAGRAMS * LOSS / 100) < 6 * deviation
 
 
 def test_a_tool_that_is_killed_leaves_no_namespace() -> None:

@@ -143,7 +143,8 @@ def _run_all(
                     server_arguments=server_arguments,
                     force=args.force,
                 )
-                progress.step(f"{label}: {_summary(done[model.name])}")
+                turns = None if args.transport == "udp" else model.connections
+                progress.step(f"{label}: {_summary(done[model.name], turns)}")
             except IophaseError as error:
                 if error.exit_code == USAGE:
                     raise
@@ -151,10 +152,20 @@ def _run_all(
     return done, problems
 
 
-def _summary(outcome: Outcome) -> str:
+def _summary(outcome: Outcome, places: int | None) -> str:
+    """Say what came of it, and of clients that had to wait for one of so many places."""
     result, recorded = outcome.result, outcome.info.recorded
     calls = recorded["calls"] if recorded else 0
-    return f"{result.requests_per_s:,.0f} requests/s, {calls:,} calls"
+    said = f"{result.requests_per_s:,.0f} requests/s, {calls:,} calls"
+    longest = result.latency_ns["max"]
+    if places is None or places >= result.connections or longest is None:
+        return said
+    unserved = result.connections - result.connections_served
+    never = f", {unserved} never" if unserved else ""
+    return (
+        f"{said}; {places} of {result.connections} clients at a time,"
+        f" one waited {longest / 1e9:.2f} s{never}"
+    )
 
 
 def _options(args: Namespace) -> LoadOptions:
