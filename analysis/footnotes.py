@@ -83,7 +83,7 @@ def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
         yield f"{BELOW_RESOLUTION} below resolution: the probes themselves cost ({listed} a call)."
     if len(summary) >= ROWS_TO_RANK:
         yield f"{BEST} best and {WORST} worst of the column, where one alone is."
-    if (summary["counted_by"] != "load").any():
+    if ((summary["counted_by"] != "load") & summary["requests"].notna()).any():
         yield f"{COUNTED_HERE} requests are deliveries here: no load generator took part."
     if _has_absent(summary, SHARE_COLUMNS):
         yield f"{ABSENT} this backend cannot tell the phase apart; its time is part of overhead."

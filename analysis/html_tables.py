@@ -21,7 +21,7 @@ from analysis.tables import (
     Column,
     labels,
 )
-from analysis.units import count_text, share_text, time_text
+from analysis.units import ABSENT, count_text, share_text, time_text
 
 __all__ = ("Cell", "HtmlTable", "all_tables")
 
@@ -77,7 +77,8 @@ def _cell(column: Column, row: dict[str, Any]) -> Cell:
     dim = column.source in row.get("below_resolution", ())
     if dim:
         text = BELOW_RESOLUTION + text
-    if column.source == "requests_per_s" and row["counted_by"] != "load":
+    counted_here = column.source == "requests_per_s" and row["counted_by"] != "load"
+    if counted_here and text != ABSENT:
         text += COUNTED_HERE
     alarm = column.source == "lost" and _number(value) > 0
     return Cell(text, _number(value), dim=dim, alarm=alarm)

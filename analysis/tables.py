@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.ranking import BEST, WORST, marks
-from analysis.units import bytes_text, count_text, number_text, share_text, time_text
+from analysis.units import ABSENT, bytes_text, count_text, number_text, share_text, time_text
 
 __all__ = (
     "COST_COLUMNS",
@@ -114,7 +114,8 @@ def _cell(column: Column, row: Mapping[Any, Any], mark: str | None) -> Text:
     style = column.style
     if column.source in row["below_resolution"]:
         text, style = f"{BELOW_RESOLUTION}{text}", f"{style} dim"
-    if column.source == "requests_per_s" and row["counted_by"] != "load":
+    counted_here = column.source == "requests_per_s" and row["counted_by"] != "load"
+    if counted_here and text != ABSENT:
         text += COUNTED_HERE
     if column.source == "lost" and row["lost"] is not pd.NA and row["lost"]:
         style = "bold red"
