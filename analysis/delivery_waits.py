@@ -2,13 +2,15 @@
 
 The interval is laid over the timeline of the thread that took the data:
 
-- ``nobody_asked``: the thread was outside the receive path, serving nothing it had received, and
-  had not been told of this data;
-- ``busy``: it was in a call on another socket, or between calls: serving data received before, or
-  on the way from being told to asking;
+- ``nobody_asked``: the thread was outside the receive path with no data to serve, and had not been
+  told of this data;
+- ``busy``: it was in a call on another socket, or between calls after it had taken data: serving
+  that, or whatever else it does before it asks again (a nap is not told apart: only its calls on
+  the receive path are seen), or on the way from being told to asking;
 - ``asleep``, ``runq``, ``copy``: it was in a call that waits for this data or takes it, and in that
   phase;
-- ``call``: the rest of such calls.
+- ``call``: the rest of such calls; for a kernel thread that polls (SQPOLL), which never stops
+  asking, all time between its calls.
 
 The six add up to the interval exactly. Where the interval begins or ends inside a call, the call's
 phases are known, but not their place in it: the call is taken to end with the copy, before it the
@@ -90,13 +92,12 @@ def _waits(
 ) -> dict[str, Ints]:
     everything = Intervals.of(calls.starts, calls.ends)
     in_calls = covered(everything, ready, copied)
-    serving = Intervals.of(
-        everything.ends[:-1][calls.received[:-1]], everything.starts[1:][calls.received[:-1]]
-    )
-    busy_between = covered(serving, ready, copied)
-    # once told, the thread is on its way, whatever it did before
-    told = copied - noticed - covered(everything, noticed, copied)
-    busy_between += told - covered(serving, noticed, copied)
+    outside = copied - ready - in_calls
+    busy_between = polled = np.zeros_like(outside)
+    if calls.polls:
+        polled = outside
+    else:
+        busy_between = _busy_between(calls, everything, ready, noticed, copied)
 
     many = _many(calls)
     own, shift_of = _own(calls, ready, copied, sockets)
@@ -116,13 +117,25 @@ def _waits(
         split[phase] = np.minimum(split[phase], left)
         left = left - split[phase]
     return {
-        "nobody_asked": copied - ready - in_calls - busy_between,
+        "nobody_asked": outside - busy_between - polled,
         "busy": in_calls - asked + busy_between,
         "asleep": split["sleep"],
         "runq": split["runq"],
-        "call": left,
+        "call": left + polled,
         "copy": split["copy"],
     }
+
+
+def _busy_between(
+    calls: ThreadCalls, everything: Intervals, ready: Ints, noticed: Ints, copied: Ints
+) -> Ints:
+    """Return how much of the time between calls went to serving other data, or to taking this."""
+    serving = Intervals.of(
+        everything.ends[:-1][calls.received[:-1]], everything.starts[1:][calls.received[:-1]]
+    )
+    # once told, the thread is on its way, whatever it did before
+    told = copied - noticed - covered(everything, noticed, copied)
+    return covered(serving, ready, copied) + told - covered(serving, noticed, copied)
 
 
 def _own(calls: ThreadCalls, ready: Ints, copied: Ints, sockets: Ints) -> tuple[_Chain, Ints]:
@@ -186,7 +199,8 @@ def delivery_waits(trace: Trace) -> pd.DataFrame:
     sockets, tids = to_int(arrivals["socket"], NO_SOCKET - 1), to_int(arrivals["tid"])
     reasons = {reason: np.zeros(len(arrivals), dtype=np.int64) for reason in REASONS}
     reasons["nobody_asked"][:] = copied - ready
-    calls = trace.read(CALLS, ["ts_ns", "duration_ns", "tid", "socket", "bytes", *PHASE_COLUMNS])
+    columns = ["ts_ns", "duration_ns", "tid", "context", "socket", "bytes", *PHASE_COLUMNS]
+    calls = trace.read(CALLS, columns)
     for thread in split_by_thread(calls):
         begin, end = np.searchsorted(tids, [thread.tid, thread.tid + 1])
         own = slice(int(begin), int(end))

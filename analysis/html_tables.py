@@ -36,8 +36,8 @@ MEANINGS = {
     "user": "on the CPU in user space",
     "other_calls": "on the CPU in all other system calls",
     "off_cpu_elsewhere": "off the CPU outside traced calls: naps, locks, disks",
-    "nobody_asked": "the thread was outside the receive path and did not know",
-    "busy": "the thread was serving other data, or on its way",
+    "nobody_asked": "the thread had nothing to serve, did not ask, and did not know",
+    "busy": "the thread was on other data, or between calls after it, or on its way",
     "asleep": "the thread slept in a call that waits for this data",
     "call": "the rest of the calls that wait for it or take it",
 }

@@ -13,26 +13,31 @@ from analysis.errors import TraceError
 from analysis.schema import TABLES, Table
 from analysis.table_reader import arrow_schema, read_batches
 
-__all__ = ("export_parquet", "read_parquet_batches")
+__all__ = ("export_parquet", "parquet_writer", "read_parquet_batches")
 
 ROWS_PER_GROUP = 1 << 20
 """Rows per row group: a piece of a few hundred MiB at most once it is a frame."""
 COMPRESSION = "zstd"
 
 
+def parquet_writer(target: Path, table: Table) -> pq.ParquetWriter:
+    """Open a Parquet file for rows of ``table``."""
+    numbers = [name for name, kind in table.columns.items() if kind.startswith("int")]
+    return pq.ParquetWriter(
+        target,
+        arrow_schema(table),
+        compression=COMPRESSION,
+        use_dictionary=[name for name in table.columns if name not in numbers],
+        column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
+    )
+
+
 def _write_table(source: Path, target: Path, table: Table) -> int:
     schema = arrow_schema(table)
-    numbers = [name for name, kind in table.columns.items() if kind.startswith("int")]
     partial = target.with_name(target.name + ".partial")
     rows = 0
     try:
-        with pq.ParquetWriter(
-            partial,
-            schema,
-            compression=COMPRESSION,
-            use_dictionary=[name for name in table.columns if name not in numbers],
-            column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
-        ) as writer:
+        with parquet_writer(partial, table) as writer:
             pending: list[pa.RecordBatch] = []
             waiting = 0
             for batch in read_batches(source, table):
@@ -87,7 +92,8 @@ def read_parquet_batches(
     """
     schema = arrow_schema(table, columns)
     try:
-        file = pq.ParquetFile(path)
+        # what is buffered ahead is kept until the end of the file
+        file = pq.ParquetFile(path, pre_buffer=False)
         _check_schema(path, table, file.schema_arrow)
         present = [name for name in schema.names if name in file.schema_arrow.names]
         for batch in file.iter_batches(ROWS_PER_GROUP, columns=present):

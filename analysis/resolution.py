@@ -17,11 +17,11 @@ def below_resolution(trace: Trace) -> frozenset[str]:
     known = [phase for phase in PHASES if cost.get(phase) is not None]
     if not known:
         return frozenset()
-    times = trace.read(CALLS, [f"{phase}_ns" for phase in known])
-    short = set()
-    for phase in known:
-        spent = times[f"{phase}_ns"]
-        calls = int((spent > 0).sum())
-        if calls and spent.sum() / calls < cost[phase]:
-            short.add(phase)
-    return frozenset(short)
+    spent, calls = dict.fromkeys(known, 0), dict.fromkeys(known, 0)
+    for piece in trace.pieces(CALLS, [f"{phase}_ns" for phase in known]):
+        for phase in known:
+            spent[phase] += int(piece[f"{phase}_ns"].sum())
+            calls[phase] += int((piece[f"{phase}_ns"] > 0).sum())
+    return frozenset(
+        phase for phase in known if calls[phase] and spent[phase] / calls[phase] < cost[phase]
+    )

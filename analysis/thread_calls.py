@@ -19,6 +19,9 @@ Ints = npt.NDArray[np.int64]
 NO_SOCKET = -1
 """The socket of a call that asks about many descriptors, or none."""
 
+POLLER = "iou-sqp"
+"""The context of a kernel thread that polls."""
+
 
 def to_int(column: pd.Series, unknown: int = 0) -> Ints:
     """Return a nullable column as int64, unknown values replaced."""
@@ -27,7 +30,10 @@ def to_int(column: pd.Series, unknown: int = 0) -> Ints:
 
 @dataclass(frozen=True)
 class ThreadCalls:
-    """One thread's calls in order of time; ``phases`` maps a phase to its column, in ns."""
+    """One thread's calls in order of time; ``phases`` maps a phase to its column, in ns.
+
+    ``polls``: it is a kernel thread that asks for data all the time (SQPOLL), not only in calls.
+    """
 
     tid: int
     starts: Ints
@@ -35,6 +41,7 @@ class ThreadCalls:
     sockets: Ints
     received: npt.NDArray[np.bool_]
     phases: dict[str, Ints]
+    polls: bool
 
 
 def split_by_thread(calls: pd.DataFrame) -> Iterator[ThreadCalls]:
@@ -47,6 +54,7 @@ def split_by_thread(calls: pd.DataFrame) -> Iterator[ThreadCalls]:
     tids, starts, sockets = tids[order], starts[order], sockets[order]
     ends = starts + lengths[order]
     received = sizes[order] > 0
+    polls = (calls["context"] == POLLER).to_numpy(dtype=bool)[order]
     phases = {phase: to_int(calls[f"{phase}_ns"])[order] for phase in PHASES}
     edges = [0, *(np.flatnonzero(np.diff(tids)) + 1).tolist(), len(tids)]
     for begin, end in itertools.pairwise(edges):
@@ -60,4 +68,5 @@ def split_by_thread(calls: pd.DataFrame) -> Iterator[ThreadCalls]:
             sockets[own],
             received[own],
             {phase: column[own] for phase, column in phases.items()},
+            bool(polls[own].all()),
         )

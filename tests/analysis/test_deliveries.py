@@ -172,3 +172,14 @@ def test_no_delivery_at_all_gives_no_figures(tmp_path: Path) -> None:
     row = deliveries([load(path)]).iloc[0]
     assert row["deliveries"] == 0
     assert np.isnan(row["total_p50_ns"]) and np.isnan(row["copy_share"])
+
+
+def test_a_kernel_thread_that_polls_asks_all_the_time(tmp_path: Path) -> None:
+    other, mine = (
+        call(0, "io_uring", OTHER, size=64, copy=40),
+        call(1000, "io_uring", size=64, copy=60),
+    )
+    polled = trace_of(
+        tmp_path, [{**one, "context": "iou-sqp"} for one in (other, mine)], (20, 1000, 1060)
+    )
+    assert reasons(polled) == {"busy": 20, "call": 960, "copy": 60}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,16 @@ import pytest
 
 from analysis.errors import TraceError
 from analysis.load import load
-from analysis.perfetto import export_perfetto
+from analysis.perfetto import COPIED, export_perfetto
 from analysis.phase_slices import slices
+from analysis.schema import PHASES
 from analysis.wire import varint
 from tests.analysis import synthetic
+from tests.analysis.trace_processor import needs_trace_processor, trace_processor
 
 REQUESTS = 150
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "analysis" / "notebooks"
+SAMPLES = ("tour/epoll", "io_uring/io_uring", "io_uring/io_uring-sqpoll", "redis/pipelined")
 
 
 @pytest.fixture(scope="module")
@@ -152,20 +155,38 @@ def test_a_number_too_wide_for_its_field_is_refused() -> None:
         varint(3, np.array([1, 1 << 14]), 2)
 
 
-@pytest.mark.skipif(
-    shutil.which("trace_processor_shell") is None,
-    reason="Perfetto's trace_processor_shell is not on the PATH",
-)
-def test_the_trace_processor_counts_the_same(directory: Path, tmp_path: Path) -> None:
-    from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
+@needs_trace_processor
+@pytest.mark.parametrize("name", ["synthetic", *SAMPLES])
+def test_the_trace_processor_reads_the_same(name: str, directory: Path, tmp_path: Path) -> None:
+    source = directory if name == "synthetic" else NOTEBOOKS / "samples" / name
+    counts = export_perfetto(source, tmp_path / "t.pftrace")
+    trace = load(source)
+    pieces = slices(trace.calls)
+    spent = trace.calls["duration_ns"].groupby(trace.calls["call"].astype("str")).sum().to_dict()
+    lengths = pieces["end_ns"] - pieces["begin_ns"]
+    spent |= lengths.groupby(pieces["phase"].astype("str")).sum().to_dict()
+    data = trace.deliveries.dropna(subset=["ready_ns", "copied_ns"])
 
-    counts = export_perfetto(directory, tmp_path / "t.pftrace")
-    config = TraceProcessorConfig(bin_path=shutil.which("trace_processor_shell"))
-    with TraceProcessor(trace=str(tmp_path / "t.pftrace"), config=config) as processor:
-
-        def count(query: str) -> int:
-            return int(next(iter(processor.query(f"select count(*) as n from {query}"))).n)
-
-        assert count("slice where depth = 0 and dur > 0") == counts["calls"]
-        assert count("slice where depth = 1 and dur > 0") == counts["phases"]
-        assert count("flow") == counts["deliveries"]
+    with trace_processor(tmp_path / "t.pftrace") as processor:
+        found = processor.rows(
+            "select slice.name as name, count(*) as number, sum(dur) as spent, "
+            "min(dur) as least from slice join thread_track on track_id = thread_track.id "
+            f"where slice.name != '{COPIED}' group by 1"
+        )
+        numbers = {row["name"]: row["number"] for row in found}
+        phases = sum(numbers.get(phase, 0) for phase in PHASES)
+        assert (sum(numbers.values()) - phases, phases) == (counts["calls"], counts["phases"])
+        assert {row["name"]: row["spent"] for row in found} == spent
+        assert min(row["least"] for row in found) >= 0
+        [flows] = processor.rows(
+            "select count(*) as number, sum(copied.ts - arrived.ts) as waited from flow "
+            "join slice as arrived on slice_out = arrived.id "
+            "join slice as copied on slice_in = copied.id"
+        )
+        assert flows["number"] == counts["deliveries"] == len(data)
+        assert flows["waited"] == int((data["copied_ns"] - data["ready_ns"]).sum())
+        threads = processor.rows("select tid, name from thread where tid != 0")
+        assert {row["tid"] for row in threads} == set(trace.threads["tid"])
+        assert not processor.rows(
+            "select name, value from stats where value > 0 and severity in ('error', 'data_loss')"
+        )
