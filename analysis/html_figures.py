@@ -18,15 +18,16 @@ from analysis.figures.sequence import request_sequences
 from analysis.figures.style import svg
 from analysis.figures.threads import thread_timeline
 from analysis.load import Trace
+from analysis.memcpy import memcpy_times
 from analysis.request_sequence import typical_request
 from analysis.scaling import WAITING, scaling
 from analysis.tables import labels
 
 __all__ = ("HtmlFigure", "all_figures")
 
-MAX_SEQUENCES = 12
+MAX_SEQUENCES = 30
 MAX_TIMELINES = 6
-"""Of more models the page shows the first: each figure is 20 to 100 kB."""
+"""Of more traces the page shows the first: a timeline is 20 to 100 kB."""
 MIN_SIZES = 2
 
 
@@ -59,21 +60,21 @@ def _drawings(
             "Left: the wall time of the server's threads. Right: the time on a CPU per request.",
             lambda: phases(summary),
         )
-    found = map(typical_request, traces[:MAX_SEQUENCES])
-    sequences = [sequence for sequence in found if sequence is not None]
+    found = zip(names, map(typical_request, traces[:MAX_SEQUENCES]), strict=False)
+    sequences = {name: sequence for name, sequence in found if sequence is not None}
     if sequences:
         yield (
             "One real request, the way Stevens draws it",
             "The request whose delivery took the median time, from its trace. Time runs down; "
             "heights grow with the logarithm of time. The kernel tells how long each phase of a "
             "call was; their order within the call is the usual one.",
-            lambda: request_sequences(sequences),
+            lambda: request_sequences(list(sequences.values()), list(sequences)),
         )
     if summary["delivery_p50_ns"].notna().any():
         yield (
             "How long data waited",
             "From its arrival in the receive queue to the end of its copy into the process.",
-            lambda: delivery_ecdf(traces, names),
+            lambda: delivery_ecdf(traces, names, list(summary["family"].fillna(""))),
         )
     points = scaling(traces, "descriptors", "check", calls=WAITING).dropna()
     if points.groupby("model")["x"].nunique().max() > 1:
@@ -88,17 +89,20 @@ def _drawings(
                 unit="connection",
             ),
         )
-    if len(copy_times(traces)) >= MIN_SIZES:
+    sizes = [int(size) for size in copy_times(traces)["bytes"]]
+    if len(sizes) >= MIN_SIZES:
         cost = (traces[0].meta.get("resolution_ns") or {}).get("copy")
         yield (
             "Copy time against size",
-            "Receives of all traces, put together in half octaves of their size.",
-            lambda: copy_by_size(traces, resolution_ns=cost),
+            "Receives of all traces, put together in half octaves of their size. memcpy: the same"
+            " size within the cache, on the machine that made this page.",
+            lambda: copy_by_size(traces, memcpy_ns=memcpy_times(sizes), resolution_ns=cost),
         )
+    which = f" The first {MAX_TIMELINES} traces have one." if len(traces) > MAX_TIMELINES else ""
     for trace, name in list(zip(traces, names, strict=True))[:MAX_TIMELINES]:
         yield (
             f"A timeline of the threads: {name}",
-            "A stretch from the middle of the trace. White: outside the traced calls.",
+            f"A stretch from the middle of the trace. White: outside the traced calls.{which}",
             partial(thread_timeline, trace),
         )
 

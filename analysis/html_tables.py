@@ -88,7 +88,7 @@ def _table(
     title: str, note: str, columns: Sequence[Column], frame: pd.DataFrame, names: Iterable[str]
 ) -> HtmlTable:
     heads = [
-        (column.heading.replace("\n", " "), MEANINGS.get(column.source.removesuffix("_share"), ""))
+        (column.heading, MEANINGS.get(column.source.removesuffix("_share"), ""))
         for column in columns
     ]
     rows = [

@@ -9,16 +9,18 @@ import numpy as np
 
 __all__ = ("memcpy_times",)
 
-ROUNDS = 7
+ROUNDS = 300
 """The fastest of so many rounds: what the copy costs when nothing disturbs it."""
-BYTES_PER_ROUND = 4 << 20
-"""Copy about so much per round, so that the clock's own cost vanishes."""
+BYTES_PER_ROUND, CALLS_PER_ROUND = 1 << 20, 256
+"""At most so much in a round: it takes a tenth of a millisecond, so that many are left alone by the
+scheduler, and the clock's own cost vanishes in it."""
 
 
 def memcpy_times(sizes: Iterable[int]) -> dict[int, float]:
     """Return the time of one memcpy of each size, in ns; what fits into the cache is in it.
 
-    The cost of calling it from here, that of copying one byte, is taken off.
+    The cost of calling it from here, that of copying one byte, is taken off; what is then less than
+    nothing is 0.
     """
     nothing = _time(1)
     return {size: max(_time(size) - nothing, 0.0) for size in sizes}
@@ -26,7 +28,7 @@ def memcpy_times(sizes: Iterable[int]) -> dict[int, float]:
 
 def _time(size: int) -> float:
     source, target = np.ones(size, dtype=np.uint8), np.empty(size, dtype=np.uint8)
-    turns = max(BYTES_PER_ROUND // size, 3)
+    turns = min(max(BYTES_PER_ROUND // size, 1), CALLS_PER_ROUND)
     best = float("inf")
     for _ in range(ROUNDS):
         began = time.perf_counter_ns()

@@ -54,8 +54,9 @@ def typical_request(trace: Trace) -> RequestSequence | None:
     """Return a request of the trace that is neither quick nor slow, or None if there is none.
 
     It begins with the first call after the thread had last taken data, and ends with the call that
-    copied this data. Of the requests that were asked for before their data came, the way the book
-    draws them, it is the one whose delivery took the median time; of all, if none was.
+    copied this data. Of the requests that were waited for, the way the book draws them, it is the
+    one whose delivery took the median time: asked for before their data came, by a call that slept
+    or by one before the call that took it. Of all requests, if none was.
     """
     columns = ["tid", "ready_ns", "noticed_ns", "copied_ns", "bytes"]
     data = trace.read(DELIVERIES, columns).dropna(subset=["ready_ns", "copied_ns"])
@@ -68,7 +69,8 @@ def typical_request(trace: Trace) -> RequestSequence | None:
     first, last = _spans(calls, data)
     known = first <= last
     asked = known & (to_int(calls["ts_ns"])[first] <= to_int(data["ready_ns"]))
-    chosen = np.flatnonzero(asked if asked.any() else known)
+    waited = asked & ((first < last) | (to_int(calls["sleep_ns"])[last] > 0))
+    chosen = np.flatnonzero(next((kind for kind in (waited, asked) if kind.any()), known))
     if not len(chosen):
         return None
     took = to_int(data["copied_ns"] - data["ready_ns"])[chosen]

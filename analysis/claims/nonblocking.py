@@ -27,8 +27,8 @@ NEVER = 0.001
 """A call that does it is an accident where fewer do it; a run makes far more calls than that."""
 GREATLY = 5.0
 """How much more CPU time "greatly" is, at the least."""
-NAPS_S = (0.001, 0.004)
-"""Pauses between polls."""
+NAPS_S = (0.004, 0.016)
+"""Pauses between polls: far longer than what a busy machine adds to a wait."""
 RARE = 97.0
 """Messages per second that leave a pause between them far longer than those of the server."""
 WORTH_A_PAUSE = 0.25

@@ -1,4 +1,4 @@
-"""Verdicts as a table within 100 columns, and as JSON."""
+"""Verdicts as text within 100 columns, and as JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
+from rich.console import RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from analysis.claims.claim import SOURCE, Claim, Figure, Outcome, Verdict
@@ -31,47 +31,46 @@ SCHEMA = 1
 def verdicts_text(
     verdicts: Sequence[Verdict], output: Path, *, colour: bool = False, width: int = WIDTH
 ) -> str:
-    """Return the table of verdicts; traces are named as they stand in ``output``."""
-    table = _table(("claim", "verdict"), "what was measured")
+    """Return the verdicts one below the other; traces are named as they stand in ``output``."""
+    parts: list[RenderableType] = []
     for verdict in verdicts:
         outcome = verdict.finding.outcome
-        table.add_row(
-            Text(verdict.claim.name),
-            Text(outcome.value, style=_STYLES[outcome]),
-            _evidence(verdict, output),
-        )
+        head = Text(f"{verdict.claim.name}: ", style="bold")
+        parts += [head.append(outcome.value, _STYLES[outcome]), _evidence(verdict, output)]
     counts = Counter(verdict.finding.outcome for verdict in verdicts)
     tally = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
     source = f"The claims are those of {SOURCE['title']}, {SOURCE['url']}."
-    return render([table, "", tally + ".", Text(source, style="dim")], colour=colour, width=width)
+    return render([*parts, tally + ".", Text(source, style="dim")], colour=colour, width=width)
 
 
 def claims_text(claims: Iterable[Claim], *, colour: bool = False, width: int = WIDTH) -> str:
-    """Return the table of claims, with what each would mean in numbers."""
-    table = _table(("claim",), "what it says, and the hypothesis")
+    """Return the claims one below the other, with what each would mean in numbers."""
+    parts: list[RenderableType] = []
     for claim in claims:
-        said = Text(f"\u201c{claim.text}\u201d\n", style="italic")
-        table.add_row(Text(claim.name), said + Text(claim.hypothesis))
-    return render([table], colour=colour, width=width)
+        parts += [
+            Text(claim.name, style="bold"),
+            _indented(_quoted(claim).append(claim.hypothesis)),
+        ]
+    return render(parts, colour=colour, width=width)
 
 
-def _table(narrow: Sequence[str], wide: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 1, 0), pad_edge=False, show_edge=False)
-    for heading in narrow:
-        table.add_column(heading, no_wrap=True)
-    table.add_column(wide, overflow="fold")
-    return table
+def _quoted(claim: Claim) -> Text:
+    return Text().append(f"\u201c{claim.text}\u201d\n", "italic")
 
 
-def _evidence(verdict: Verdict, output: Path) -> Text:
-    text = Text(f"\u201c{verdict.claim.text}\u201d\n", style="italic")
-    text.append(verdict.finding.sentence, style="not italic")
+def _indented(text: Text) -> Padding:
+    """Set a text below its heading, with an empty line after it."""
+    return Padding(text, (0, 0, 1, 2))
+
+
+def _evidence(verdict: Verdict, output: Path) -> Padding:
+    text = _quoted(verdict.claim).append(verdict.finding.sentence)
     if verdict.finding.sure:
-        text.append(f"\nHow sure: {verdict.finding.sure}.", style="not italic")
+        text.append(f"\nHow sure: {verdict.finding.sure}.")
     if verdict.traces:
         names = _shortened([_shown(trace, output) for trace in verdict.traces])
-        text.append(f"\nTraces: {', '.join(names)}", style="not italic dim")
-    return text
+        text.append(f"\nTraces: {', '.join(names)}", style="dim")
+    return _indented(text)
 
 
 def _shown(trace: Path, output: Path) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
-from analysis.figures.style import MUTED, model_line, say_empty, styled
+from analysis.figures.style import MUTED, WIDTH, model_line, say_empty, styled
 from analysis.load import Trace
 from analysis.schema import CALLS
+from analysis.units import bytes_text, time_text
 
 __all__ = ("copy_by_size", "copy_times")
 
@@ -44,6 +47,11 @@ def copy_times(traces: Sequence[Trace]) -> pd.DataFrame:
     return table[table["receives"] >= MIN_RECEIVES].reset_index(drop=True)
 
 
+def _short(text: str) -> str:
+    """Write a round number of a scale without its zeros."""
+    return re.sub(r"\.0+ ", " ", text).replace("us", "µs")
+
+
 @styled
 def copy_by_size(
     traces: Sequence[Trace],
@@ -53,9 +61,9 @@ def copy_by_size(
 ) -> Figure:
     """Draw the median copy time by size, its middle 80 %, and a memcpy beside it (size: ns)."""
     table = copy_times(traces).astype("float64")
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel="bytes of one receive", ylabel="copy time (ns)", title="What a copy costs")
+    axes.set(xlabel="bytes of one receive", ylabel="copy time", title="What a copy costs")
     if table.empty:
         say_empty(axes, "no copy was measured")
         return figure
@@ -65,7 +73,7 @@ def copy_by_size(
     )
     axes.plot(table["bytes"], table["p50"], label="kernel to process, median and 80 %", **style)
     if memcpy_ns:
-        sizes = sorted(memcpy_ns)
+        sizes = sorted(size for size, cost in memcpy_ns.items() if cost > 0)
         axes.plot(sizes, [memcpy_ns[size] for size in sizes], label="memcpy", **model_line(0))
     if resolution_ns:
         axes.axhline(resolution_ns, color=MUTED, linewidth=1, linestyle=":")
@@ -80,6 +88,12 @@ def copy_by_size(
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    # a memcpy that fits into a cache line is far below what the probes can see
+    axes.set_ylim(bottom=min(table["p10"].min(), resolution_ns or np.inf) / 2)
+    axes.xaxis.set_major_formatter(lambda size, _: _short(bytes_text(size)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda cost, _: _short(time_text(cost)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.grid()
     axes.legend()
     return figure

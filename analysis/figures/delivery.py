@@ -1,13 +1,15 @@
-"""Delivery latency as cumulative distributions, one curve per trace."""
+"""Delivery latency as cumulative distributions, one curve per trace; many in several panels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import model_line, say_empty, styled
+from analysis.figures.style import WIDTH, model_line, say_empty, styled
 from analysis.load import Trace
 from analysis.schema import DELIVERIES
 from analysis.thread_calls import to_int
@@ -16,33 +18,72 @@ __all__ = ("delivery_ecdf",)
 
 POINTS = 400
 """Points of a curve: more cannot be seen, and the page stays small."""
+CURVES = 7
+"""More curves in one panel cannot be told apart: there is a colour for each."""
+PANELS_PER_ROW = 2
+LEAST_HEIGHT = 3.4
+"""Inches."""
 
 
 @styled
-def delivery_ecdf(traces: Sequence[Trace], names: Sequence[str]) -> Figure:
-    """Draw the share of deliveries that took at most so long, from arrival to the copy's end."""
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-    axes = figure.subplots()
-    quantiles = np.concatenate([np.linspace(0, 0.99, POINTS), 1 - np.geomspace(0.01, 1e-3, 40)])
-    for index, (trace, name) in enumerate(zip(traces, names, strict=True)):
-        data = trace.read(DELIVERIES, ["ready_ns", "copied_ns"]).dropna()
-        if data.empty:
-            continue
-        took = to_int(data["copied_ns"] - data["ready_ns"])
-        style = model_line(index) | {"marker": ""}
-        # a logarithmic axis has no zero: what took less than the clock's step is drawn at it
-        times = np.maximum(np.quantile(took, quantiles), 1) / 1e3
-        axes.plot(times, quantiles * 100, label=f"{name} ({len(took):,})", **style)
-    axes.set(
-        xlabel="time from arrival to the end of the copy (µs)",
-        ylabel="deliveries that took at most so long (%)",
-        ylim=(0, 101),
-        title="How long data waited",
-    )
-    if not axes.lines:
-        say_empty(axes, "no delivery was seen")
-        return figure
-    axes.set_xscale("log")
-    axes.grid()
-    figure.legend(loc="outside right upper")
+def delivery_ecdf(
+    traces: Sequence[Trace], names: Sequence[str], families: Sequence[str] | None = None
+) -> Figure:
+    """Draw the share of deliveries that took at most so long, from arrival to the copy's end.
+
+    ``families`` puts the traces of one family into a panel of their own when one panel would not
+    do for all.
+    """
+    panels = _panels(len(traces), families)
+    rows = math.ceil(len(panels) / PANELS_PER_ROW)
+    columns = min(len(panels), PANELS_PER_ROW)
+    figure = Figure(figsize=(WIDTH, max(2.4 * rows, LEAST_HEIGHT)), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    title = "Deliveries that took at most so long"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    for axes, (title, members) in zip(grid.flat, panels.items(), strict=False):
+        for place, index in enumerate(members):
+            _curve(axes, traces[index], names[index], place)
+        if axes.lines:
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+            axes.set_title(title, fontweight="normal")
+        else:
+            say_empty(axes, "no delivery was seen")
+    drawn = [axes for axes in grid.flat if axes.lines]
+    for axes in drawn:
+        axes.set_xscale("log")
+        axes.grid()
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("deliveries (%)")
+    figure.supxlabel("time from arrival to the end of the copy (µs)", fontsize=9)
     return figure
+
+
+def _panels(count: int, families: Sequence[str] | None) -> dict[str, list[int]]:
+    """Return which traces stand together, by the title of their panel."""
+    if count <= CURVES:
+        return {"": list(range(count))}
+    members: dict[str, list[int]] = {}
+    for index in range(count):
+        members.setdefault(families[index] if families else "", []).append(index)
+    panels = {}
+    for family, own in members.items():
+        for begin in range(0, len(own), CURVES):
+            more = f" ({begin // CURVES + 1})" if begin or len(own) > CURVES else ""
+            panels[f"{family}{more}"] = own[begin : begin + CURVES]
+    return panels
+
+
+def _curve(axes: Axes, trace: Trace, name: str, place: int) -> None:
+    data = trace.read(DELIVERIES, ["ready_ns", "copied_ns"]).dropna()
+    if data.empty:
+        return
+    took = to_int(data["copied_ns"] - data["ready_ns"])
+    quantiles = np.concatenate([np.linspace(0, 0.99, POINTS), 1 - np.geomspace(0.01, 1e-3, 40)])
+    # a logarithmic axis has no zero: what took less than the clock's step is drawn at it
+    times = np.maximum(np.quantile(took, quantiles), 1) / 1e3
+    style = model_line(place) | {"marker": ""}
+    axes.plot(times, quantiles * 100, label=f"{name} ({len(took):,})", **style)
+    axes.set_ylim(0, 101)

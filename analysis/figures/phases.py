@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import PART_COLOURS, PART_NAMES, styled
+from analysis.figures.style import PART_COLOURS, PART_NAMES, WIDTH, styled
 from analysis.schema import CPU_PHASES
 from analysis.summary import SHARES
 from analysis.tables import labels
@@ -58,7 +58,7 @@ def _bars(axes: Axes, values: pd.DataFrame, parts: Sequence[str], whole: float) 
 def phases(summary: pd.DataFrame) -> Figure:
     """Draw a bar per row of ``summarise``: left % of wall time, right CPU time per request (us)."""
     names = labels(summary)
-    figure = Figure(figsize=(9.2, 1.5 + ROW_INCHES * len(summary)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.5 + ROW_INCHES * len(summary)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
 
     _bars(left, summary[list(SHARES)] * 100, SHARES, 100)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import model_line, say_empty, styled
+from analysis.figures.style import WIDTH, model_line, say_empty, styled
 from analysis.fit import Line, t95
 from analysis.scaling import fits
 
@@ -30,7 +30,7 @@ def cost_curve(points: pd.DataFrame, *, xlabel: str, ylabel: str, title: str, un
 
     ``unit`` is what the slope is per (``descriptor``, ``byte``); errors are 95 %.
     """
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     lines = fits(points)
     for index, (model, own) in enumerate(points.dropna().groupby("model", sort=False)):

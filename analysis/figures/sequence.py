@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from analysis.figures.style import INK, MUTED, PART_COLOURS, PART_NAMES, styled
+from analysis.figures.style import INK, MUTED, PART_COLOURS, PART_NAMES, WIDTH, styled
 from analysis.phase_slices import PHASE_ORDER
 from analysis.request_sequence import RequestSequence, Step
 from analysis.units import time_text
@@ -37,6 +37,14 @@ INCHES_PER_HEIGHT = 0.17
 TITLE_INCHES = 0.5
 ABOVE, BELOW = 2.2, 1.0
 """Room above and below a sequence, in heights."""
+
+_RESULTS = {
+    **dict.fromkeys(("select", "pselect", "poll", "ppoll", "epoll"), "{} ready"),
+    "rt_sigtimedwait": "signal {}",
+    **dict.fromkeys(("io_getevents", "io_pgetevents"), "{} done"),
+    **dict.fromkeys(("io_submit", "io_uring_enter"), "{} submitted"),
+}
+"""What the result of a call means, by how its name begins: see its manual page."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +87,15 @@ def _bands(sequence: RequestSequence) -> list[_Band]:
     return bands
 
 
-def _place(bands: Sequence[_Band], instant: int) -> float:
-    """Return the height at which an instant lies."""
+def _arrival(bands: Sequence[_Band], instant: int) -> float:
+    """Return the height at which data arrives: wherever its call lay its copy, before it."""
+    last = max((band.top for band in bands if band.phase == "copy"), default=bands[-1].bottom)
     for band in bands:
         if instant <= band.end_ns:
             share = (instant - band.begin_ns) / max(band.end_ns - band.begin_ns, 1)
-            return band.top + min(max(share, 0.0), 1.0) * (band.bottom - band.top)
-    return bands[-1].bottom
+            place = band.top + min(max(share, 0.0), 1.0) * (band.bottom - band.top)
+            return min(place, last)
+    return last
 
 
 def _outcome(step: Step) -> str:
@@ -98,8 +108,8 @@ def _outcome(step: Step) -> str:
         return errno.errorcode.get(-step.result, str(step.result))
     if step.call.startswith("accept"):
         return "connection"
-    reports = step.call.startswith(("select", "pselect", "poll", "ppoll", "epoll"))
-    return f"{step.result} ready" if reports else str(step.result)
+    meaning = next((text for call, text in _RESULTS.items() if step.call.startswith(call)), "{}")
+    return meaning.format(step.result)
 
 
 def _arrow(axes: Axes, y: float, begin: float, end: float, text: str) -> None:
@@ -113,7 +123,7 @@ def _arrow(axes: Axes, y: float, begin: float, end: float, text: str) -> None:
     axes.text(middle, y - 0.12, text, ha="center", va="bottom", fontsize=6.8)
 
 
-def _draw(axes: Axes, sequence: RequestSequence) -> None:
+def _draw(axes: Axes, sequence: RequestSequence, name: str) -> None:
     bands = _bands(sequence)
     floor = bands[-1].bottom
     for band in bands:
@@ -146,9 +156,10 @@ def _draw(axes: Axes, sequence: RequestSequence) -> None:
             _arrow(axes, own[0].top, APPLICATION, KERNEL - HALF, step.call + times)
         _arrow(axes, own[-1].bottom, KERNEL - HALF, APPLICATION, _outcome(step))
         if step.context != "process":
-            place = (KERNEL + HALF + 0.01, own[-1].bottom)
-            axes.text(*place, step.context, ha="left", va="bottom", fontsize=6.8)
-    ready = _place(bands, sequence.ready_ns)
+            axes.text(
+                KERNEL, own[-1].bottom + 0.1, step.context, ha="center", va="top", fontsize=6.8
+            )
+    ready = _arrival(bands, sequence.ready_ns)
     axes.annotate(
         "data\narrives",
         (KERNEL + HALF, ready),
@@ -158,17 +169,22 @@ def _draw(axes: Axes, sequence: RequestSequence) -> None:
         fontsize=6.8,
         arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 0.9},
     )
-    for x, name in ((APPLICATION, "application"), (KERNEL, "kernel")):
+    for x, side in ((APPLICATION, "application"), (KERNEL, "kernel")):
         axes.plot([x, x], [-0.5, floor + 0.5], color=MUTED, linewidth=0.6, zorder=0)
-        axes.text(x, -0.9, name, ha="center", va="bottom", fontsize=7.5, fontstyle="italic")
+        axes.text(x, -0.9, side, ha="center", va="bottom", fontsize=7.5, fontstyle="italic")
     took = time_text(sequence.copied_ns - sequence.ready_ns).replace("us", "µs")
-    axes.set_title(f"{sequence.model}\n{took} from arrival to copy", fontsize=8.5, pad=12)
+    axes.set_title(f"{name}\n{took} from arrival to copy", fontsize=8.5, pad=12)
     axes.set(xlim=(0, 1.02))
 
 
 @styled
-def request_sequences(sequences: Sequence[RequestSequence]) -> Figure:
-    """Draw each request in a panel of its own; time runs down, heights grow with its logarithm."""
+def request_sequences(
+    sequences: Sequence[RequestSequence], names: Sequence[str] | None = None
+) -> Figure:
+    """Draw each request in a panel of its own; time runs down, heights grow with its logarithm.
+
+    ``names`` head the panels; without them it is the models.
+    """
     rows = max(math.ceil(len(sequences) / PANELS_PER_ROW), 1)
     columns = max(min(len(sequences), PANELS_PER_ROW), 1)
     figure = Figure(layout="constrained")
@@ -180,11 +196,11 @@ def request_sequences(sequences: Sequence[RequestSequence]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for index, axes in enumerate(panels.flat):
         if index < len(sequences):
-            _draw(axes, sequences[index])
+            _draw(axes, sequences[index], names[index] if names else sequences[index].model)
         axes.axis("off")
         axes.set_ylim(deepest[index // PANELS_PER_ROW] + BELOW, -ABOVE)
     inches = sum(INCHES_PER_HEIGHT * height + TITLE_INCHES for height in heights)
-    figure.set_size_inches(3.1 * columns, inches + 0.5)
+    figure.set_size_inches(WIDTH / PANELS_PER_ROW * columns, inches + 0.5)
     used = {phase for sequence in sequences for step in sequence.steps for phase in step.phases}
     names = [phase for phase in PHASE_ORDER if phase in used]
     handles = [Patch(color=PART_COLOURS[name], label=PART_NAMES[name]) for name in names]

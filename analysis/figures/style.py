@@ -16,6 +16,7 @@ __all__ = (
     "MUTED",
     "PART_COLOURS",
     "PART_NAMES",
+    "WIDTH",
     "model_line",
     "png",
     "say_empty",
@@ -28,17 +29,18 @@ INK = "#1a1a1b"
 MUTED = "#8a8a8b"
 """Grids and notes."""
 
-# Okabe and Ito, Color Universal Design (2008): blues wait off the CPU, yellow and orange wait on
-# it, vermilion copies, the rest is neither.
+# After Okabe and Ito, Color Universal Design (2008): blues wait off the CPU, yellow and orange wait
+# on it, vermilion copies, the rest is neither. Neighbours differ in lightness, too: to readers who
+# do not see green, it is as grey as grey and pink.
 PART_COLOURS = {
     "sleep": "#a6d4f2",
     "runq": "#0072b2",
     "spin": "#e69f00",
     "check": "#f0e442",
     "copy": "#d55e00",
-    "overhead": "#8c8c8c",
-    "user": "#009e73",
-    "other_calls": "#cc79a7",
+    "overhead": "#b4b4b4",
+    "user": "#00593f",
+    "other_calls": "#e2a9c8",
     "off_cpu_elsewhere": "#dddddd",
 }
 PART_NAMES = {
@@ -88,6 +90,8 @@ _SETTINGS: Any = {
     "svg.hashsalt": "iophase",
 }
 
+WIDTH = 9.2
+"""Inches, of every figure: so that the page shows the text of all of them in one size."""
 PNG_DPI = 144
 
 P = ParamSpec("P")

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from analysis.figures.style import INK, PART_COLOURS, PART_NAMES, styled
+from analysis.figures.style import INK, PART_COLOURS, PART_NAMES, WIDTH, styled
 from analysis.load import Trace
 from analysis.phase_slices import PHASE_ORDER, slices
 from analysis.schema import CALLS, DELIVERIES, PHASE_COLUMNS
@@ -36,7 +36,7 @@ def thread_timeline(trace: Trace, window_ns: tuple[int, int] | None = None) -> F
     Within a call the order of the phases is the usual one; the kernel tells their sums.
     """
     calls = trace.read(CALLS, ["ts_ns", "duration_ns", "tid", "comm", *PHASE_COLUMNS])
-    figure = Figure(figsize=(9.2, 1.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.6), layout="constrained")
     axes = figure.subplots()
     if calls.empty:
         axes.set_title("no calls in this trace")
@@ -46,7 +46,7 @@ def thread_timeline(trace: Trace, window_ns: tuple[int, int] | None = None) -> F
     chosen = calls[inside]
     busiest = chosen["tid"].value_counts().head(MAX_THREADS).index
     tids = sorted(map(int, busiest))
-    figure.set_size_inches(9.2, 1.5 + 0.32 * len(tids))
+    figure.set_size_inches(WIDTH, 1.5 + 0.32 * len(tids))
     pieces = slices(chosen[chosen["tid"].isin(tids)])
     shown = pieces[(pieces["end_ns"] > begin) & (pieces["begin_ns"] < end)]
     for group, own in shown.groupby(["tid", "phase"], observed=True):

@@ -87,14 +87,14 @@ def test_a_pause_adds_delay_if_the_wait_grows_with_it(
         waits = [20_000 + 1000 * run + int(part * pause_ms * MS) for run in range(3)]
         return [make(deliveries=[delivery(wait)] * 9) for wait in waits]
 
-    traces = {"0": runs(0), "0.001": runs(1), "0.004": runs(4)}
+    traces = {"0": runs(0), "0.004": runs(4), "0.016": runs(16)}
     verdict = judged("pause-adds-delay", traces)
     assert verdict.finding.outcome is outcome
     assert verdict.finding.figures[0].estimate.value == pytest.approx(part, abs=0.01)
 
 
 def test_the_wait_for_a_pause_cannot_be_judged_if_nobody_saw_data_arrive(make: Maker) -> None:
-    traces = {label: [make()] * 3 for label in ("0", "0.001", "0.004")}
+    traces = {label: [make()] * 3 for label in ("0", "0.004", "0.016")}
     assert judged("pause-adds-delay", traces).finding.outcome is OPEN
 
 
@@ -280,20 +280,29 @@ def test_the_memory_of_epoll_is_judged_where_there_is_no_io_uring(make: Maker) -
 # many connections
 
 
-def first_waits(make: Maker, wait_ns: int, run: int) -> Path:
-    later = [delivery(1000, socket, ready_ns=START_NS + 900 * MS) for socket in range(16)]
-    first = [delivery(wait_ns + run * 100, socket) for socket in range(16)]
-    return make(deliveries=[*later, *first])
+def burst(make: Maker, apart: bool, bursts: int = 10, clients: int = 4) -> Path:
+    """Make bursts of one request of 2 ms per client, by one thread, or by one for each."""
+    calls, data = [], []
+    for number in range(bursts):
+        ready = START_NS + number * 100 * MS
+        for place in range(clients):
+            handled = ready if apart else ready + place * 2 * MS
+            own: dict[str, Any] = {"tid": PID + place} if apart else {}
+            calls.append(receive(socket=place, ts_ns=handled + 10_000, **own))
+            data.append(delivery(handled - ready + 10_300, place, ready_ns=ready, **own))
+    return make(calls, data)
 
 
-@pytest.mark.parametrize(("wait_ns", "outcome"), [(80 * MS, HOLDS), (20_000, NOT)])
-def test_threads_isolate_if_the_first_data_waits_far_longer_without(
-    make: Maker, wait_ns: int, outcome: Outcome
+def crowds(make: Maker, apart: bool, runs: int) -> list[Path]:
+    """Make runs of 16 clients that all ask at once."""
+    return [burst(make, apart, bursts=1, clients=16) for _ in range(runs)]
+
+
+@pytest.mark.parametrize(("apart", "outcome"), [(False, HOLDS), (True, NOT)])
+def test_threads_isolate_if_without_them_the_first_data_waits_for_that_of_others(
+    make: Maker, apart: bool, outcome: Outcome
 ) -> None:
-    traces = {
-        "blocking": [first_waits(make, wait_ns, run) for run in range(3)],
-        "threads": [first_waits(make, 20_000, -run) for run in range(3)],
-    }
+    traces = {"blocking": crowds(make, apart, 3), "threads": crowds(make, True, 3)}
     assert judged("threads-isolate", traces).finding.outcome is outcome
 
 
@@ -322,35 +331,22 @@ def test_threads_cost_if_they_take_memory_and_switches(
 
 
 @pytest.mark.parametrize(
-    ("wait_ns", "response", "outcome"),
-    [(40 * MS, 1.1, HOLDS), (40 * MS, 0.2, NOT), (5_000, 1.1, NOT)],
+    ("pooled", "apart", "response", "outcome"),
+    [(False, True, 1.1, HOLDS), (False, True, 0.2, NOT), (True, False, 1.1, NOT)],
 )
 def test_a_pool_is_no_better_if_neither_kind_of_client_is_answered_sooner(
-    make: Maker, wait_ns: int, response: float, outcome: Outcome
+    make: Maker, pooled: bool, apart: bool, response: float, outcome: Outcome
 ) -> None:
     def passing(mean: float) -> list[Path]:
         return [make(workload={"latency_ns": {"mean": mean * (1 + r / 1e3)}}) for r in range(5)]
 
     traces = {
-        "pool": [first_waits(make, wait_ns, run) for run in range(5)],
-        "threads": [first_waits(make, 20_000, -run) for run in range(5)],
+        "pool": crowds(make, pooled, 5),
+        "threads": crowds(make, apart, 5),
         "pool passing": passing(response * 5e6),
         "threads passing": passing(5e6),
     }
     assert judged("pool-no-better", traces).finding.outcome is outcome
-
-
-def burst(make: Maker, apart: bool) -> Path:
-    """Make ten bursts of four requests of 2 ms each, by one thread, or by one for each."""
-    calls, data = [], []
-    for number in range(10):
-        ready = START_NS + number * 100 * MS
-        for place in range(4):
-            handled = ready if apart else ready + place * 2 * MS
-            own: dict[str, Any] = {"tid": PID + place} if apart else {}
-            calls.append(receive(socket=place, ts_ns=handled + 10_000, **own))
-            data.append(delivery(handled - ready + 10_300, place, ready_ns=ready, **own))
-    return make(calls, data)
 
 
 @pytest.mark.parametrize(("apart", "outcome"), [(False, HOLDS), (True, NOT)])

@@ -1,4 +1,4 @@
-"""The table and the JSON say the same."""
+"""The text and the JSON say the same."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ def verdicts(parent: Path) -> list[Verdict]:
     return [Verdict(claim, finding, traces) for claim in CLAIMS]
 
 
-def test_the_table_fits_into_100_columns(tmp_path: Path) -> None:
+def test_the_text_fits_into_100_columns(tmp_path: Path) -> None:
     text = verdicts_text(verdicts(tmp_path), tmp_path)
     assert max(map(len, text.splitlines())) <= 100
     assert max(map(len, claims_text(CLAIMS).splitlines())) <= 100
 
 
-def test_the_table_quotes_each_claim_and_names_its_source_and_its_traces(tmp_path: Path) -> None:
-    text = verdicts_text(verdicts(tmp_path), tmp_path, width=400)
+def test_the_text_quotes_each_claim_in_one_line_and_names_its_source_and_its_traces(
+    tmp_path: Path,
+) -> None:
+    text = verdicts_text(verdicts(tmp_path), tmp_path)
     for claim in CLAIMS:
-        assert f"\u201c{claim.text}\u201d" in text
+        assert f"  \u201c{claim.text}\u201d\n" in text
     assert SOURCE["url"] in text
     assert "thread-pool-c16-m8009-workers-4.1-3" in text
     assert f"{len(CLAIMS)} holds, 0 does not hold, 0 cannot be told." in text
