@@ -6,13 +6,16 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
 
-from tests.real.servers import ANSWER
+from tests.real.servers import ANSWER, PATIENCE_S
+from tracer.processes import descendants_of
 
 __all__ = ("CLIENTS", "Bounds", "Counter")
 
@@ -80,7 +83,28 @@ def memcached_sets(port: int) -> None:
         assert [replies.readline() for _ in range(3)][1] == b"value\r\n"
 
 
-def wrk(port: int) -> Bounds:
+def until_it_waits(pid: int) -> None:
+    """Return as soon as all threads of a server sleep: it has taken what came, and waits for more.
+
+    So it is not left to the scheduler whether a server that blocks is ever seen to.
+    """
+    limit = time.monotonic() + PATIENCE_S
+    while not all(state == "S" for state in _states(pid)):
+        assert time.monotonic() < limit, f"process {pid} never waits"
+        time.sleep(0.001)
+
+
+def _states(pid: int) -> Iterator[str]:
+    """Yield the state of each thread of a process and of what it has forked (proc(5), stat)."""
+    for process in (pid, *descendants_of(pid)):
+        for task in Path(f"/proc/{process}/task").glob("*/stat"):
+            try:
+                yield task.read_text().rpartition(")")[2].split()[0]
+            except OSError:  # it has ended
+                continue
+
+
+def wrk(port: int, pid: int) -> Bounds:
     said = _run("wrk", "-t1", f"-c{WRK_CONNECTIONS}", "-d1s", f"http://127.0.0.1:{port}/")
     match = re.search(r"(\d+) requests in", said)
     assert match is not None, said
@@ -90,7 +114,7 @@ def wrk(port: int) -> Bounds:
     return requests * size, (requests + WRK_CONNECTIONS) * size
 
 
-def pgbench(port: int) -> Bounds:
+def pgbench(port: int, pid: int) -> Bounds:
     base = ["pgbench", "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
     _run(*base, "-i", "-q", "postgres")
     said = _run(*base, "-S", "-n", "-c", "4", "-t", str(REQUESTS), "postgres")
@@ -99,11 +123,12 @@ def pgbench(port: int) -> Bounds:
     return least, 1 << 30
 
 
-def http(port: int) -> Bounds:
+def http(port: int, pid: int) -> Bounds:
     """Requests one by one, each on a connection of its own."""
     request = b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"
     for _ in range(REQUESTS):
         with socket.create_connection(("127.0.0.1", port)) as client:
+            until_it_waits(pid)
             client.sendall(request)
             said = b""
             while part := client.recv(65536):
@@ -112,10 +137,11 @@ def http(port: int) -> Bounds:
     return REQUESTS * len(request), REQUESTS * len(request)
 
 
-def echo(port: int) -> Bounds:
+def echo(port: int, pid: int) -> Bounds:
     message = b"forty-one bytes that come back as they go"
     with socket.create_connection(("127.0.0.1", port)) as client:
         for _ in range(REQUESTS):
+            until_it_waits(pid)
             client.sendall(message)
             said = b""
             while len(said) < len(message):
@@ -124,7 +150,7 @@ def echo(port: int) -> Bounds:
     return REQUESTS * len(message), REQUESTS * len(message)
 
 
-CLIENTS: dict[str, Callable[[int], Bounds]] = {
+CLIENTS: dict[str, Callable[[int, int], Bounds]] = {
     "nginx": wrk,
     "postgres": pgbench,
     "node": http,

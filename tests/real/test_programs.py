@@ -18,6 +18,11 @@ from tests.real.servers import SERVERS, running
 pytestmark = [pytest.mark.live, pytest.mark.timeout(180)]
 
 
+FEW = 20
+"""Of a process that makes no more calls, as a client's first try to connect has, nothing may be
+known: it can happen that each of them found data."""
+
+
 def received(trace: Trace) -> int:
     """Return the bytes that came over TCP: other sockets are a program's own affair."""
     table = connections(trace)
@@ -30,7 +35,13 @@ def assert_recognised(trace: Trace, name: str) -> None:
     calls = trace.calls
     receiving = set(calls.loc[calls["socket"].isin(tcp) & (calls["bytes"] > 0), "tid"])
     found = recognise(trace)
-    models = {answer.model for answer in found if receiving & set(answer.tids)}
+    made = calls.groupby("tid").size()
+    models = {
+        answer.model
+        for answer in found
+        if receiving & set(answer.tids)
+        and (answer.model != "unknown" or made[list(answer.tids)].max() > FEW)
+    }
     assert models == SERVERS[name].models, [str(answer) for answer in found]
     said = " ".join(recording_text(trace.path).split())
     assert "Verdict" in said and "Data lay ready for" in said
@@ -41,7 +52,7 @@ def test_a_server_under_its_client(program: Program, folder: Path, name: str) ->
     with running(name, folder) as (pid, port):
         with recording(program, folder / "trace") as session:
             session.follow([pid])
-            least, most = CLIENTS[name](port)
+            least, most = CLIENTS[name](port, pid)
         trace = load(folder / "trace")
     assert_closed(trace)
     assert least <= received(trace) <= most

@@ -195,7 +195,7 @@ def _announce(
     if wanted.searching:
         what = f"{wanted} ({len(session.targets)} now)"
     if command:
-        what = shlex.join(command)
+        what = " ".join(shlex.join(command).split())
         what = what if len(what) <= _COMMAND_WIDTH else what[:_COMMAND_WIDTH] + " ..."
     until = "until it ends" if len(session.targets) == 1 else "until they end"
     end = f"for {duration:g} s" if duration else "until Ctrl-C" if wanted.wait else until
