@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 CYCLES = 100
 WORKERS = 100
 MESSAGE = b"from one of a hundred clients"
-REQUESTS = 400
+LOOKS, REQUESTS = 20, 100
 _PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID = 13, 14
 
 
@@ -66,11 +66,22 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def assert_gone(objects: set[tuple[str, int]]) -> None:
+    """Wait until none of them exists: they are freed after an RCU grace period."""
+    limit = time.monotonic() + PATIENCE_S
+    while any(exists(*one) for one in objects):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
 def cost_of_a_request(port: int, pid: int) -> float:
-    """Return the CPU time that redis spends on one of many requests, in ns; the best of three."""
+    """Return the CPU time that redis spends on a request, in ns: the least of many short looks.
+
+    What else runs on the machine makes it more, and never less.
+    """
     costs = []
     with Counter(port, b"PING\r\n", r"\+(PONG)|", b"\r\n") as connection:
-        for _ in range(3):
+        for _ in range(LOOKS):
             before = cpu_ns(pid)
             for _ in range(REQUESTS):
                 connection.ask()
@@ -81,10 +92,10 @@ def cost_of_a_request(port: int, pid: int) -> float:
 def test_a_hundred_recordings_leave_a_busy_server_as_it_was(folder: Path) -> None:
     with running("redis", folder) as (pid, port):
         client = ["redis-benchmark", "-p", str(port), "-t", "get", "-c", "2", "-l", "-q"]
-        before = cost_of_a_request(port, pid)
+        before, others = cost_of_a_request(port, pid), bpf_objects()
         with attached_program() as program:
             program.detach()
-            held = descriptors()
+            held, loaded = descriptors(), bpf_objects()
             with subprocess.Popen(client, stdout=subprocess.DEVNULL) as busy:
                 for cycle in range(CYCLES):
                     program.attach()
@@ -92,9 +103,10 @@ def test_a_hundred_recordings_leave_a_busy_server_as_it_was(folder: Path) -> Non
                         session.follow([pid])
                         time.sleep(0.01)
                     program.detach()
-                    assert descriptors() == held, cycle
+                    assert (descriptors(), bpf_objects()) == (held, loaded), cycle
                     shutil.rmtree(folder / f"trace-{cycle}")
                 busy.kill()
+        assert_gone(loaded - others)
         assert cost_of_a_request(port, pid) < 1.5 * before
 
 
@@ -105,10 +117,7 @@ def test_a_closed_program_leaves_nothing_in_the_kernel() -> None:
         assert {kind for kind, _ in made} == {"prog", "map"}
         assert all(exists(*one) for one in made)
     assert descriptors() == held
-    limit = time.monotonic() + PATIENCE_S
-    while any(exists(*one) for one in made):  # freed after an RCU grace period
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    assert_gone(made)
 
 
 def test_a_hundred_workers_that_fork_and_exec_are_all_traced(
