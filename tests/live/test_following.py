@@ -12,7 +12,7 @@ import pytest
 
 from analysis.load import load
 from probes.program import Program
-from tests.live.recording import assert_closed, recording
+from tests.live.recording import assert_closed, record, recording
 from tests.live.target import Target, asleep, numbered, tcp_pair
 from tracer.errors import IophaseError
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.live
 
 TIMES = 13
 SIZE = 61
+SHORT_LIVED = 101
 
 
 def test_what_was_taken_before_a_thread_was_traced_is_not_delivered_by_it(
@@ -50,6 +51,26 @@ def test_what_was_taken_before_a_thread_was_traced_is_not_delivered_by_it(
         trace = load(tmp_path / "trace")
     assert trace.deliveries["bytes"].tolist() == [SIZE] * TIMES
     assert (trace.deliveries["ready_ns"] > began).all()
+    assert_closed(trace)
+
+
+def test_threads_that_live_for_less_than_a_millisecond_are_all_traced(
+    program: Program, tmp_path: Path
+) -> None:
+    left, right = tcp_pair()
+
+    def serve() -> None:
+        for _ in range(SHORT_LIVED):
+            left.send(b"x" * SIZE)
+            thread = threading.Thread(target=right.recv, args=(SIZE,))
+            thread.start()
+            thread.join()
+
+    with left, right:
+        trace, _ = record(program, tmp_path / "trace", serve)
+    short = trace.threads[trace.threads["role"] == "thread"]
+    assert short["bytes"].tolist() == [SIZE] * SHORT_LIVED
+    assert short["wall_ns"].median() < 1_000_000
     assert_closed(trace)
 
 
