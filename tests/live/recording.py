@@ -14,7 +14,7 @@ from probes.program import Program
 from tests.live.target import Target
 from tracer.session import Session
 
-__all__ = ("PHASES", "assert_closed", "record", "recording", "total")
+__all__ = ("PHASES", "assert_closed", "is_attached", "record", "recording", "total")
 
 PHASES = ("sleep_ns", "runq_ns", "spin_ns", "check_ns", "copy_ns", "overhead_ns")
 
@@ -44,6 +44,12 @@ def record(
             beside(target)
             result = target.result()
         return load(path), result
+
+
+def is_attached(trace: Trace, symbol: str) -> bool:
+    """Say whether the trace was made with this probe."""
+    (state,) = [probe for probe in trace.meta["probes"] if probe["name"] == symbol]
+    return state["attached"] is not None
 
 
 def total(column: pd.Series[Any]) -> int:
