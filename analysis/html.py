@@ -145,6 +145,8 @@ def write_html(
     target = Path(file)
     if target.exists() and not force:
         raise TraceError(f"{target}: exists already; remove it or say --force")
+    if not target.parent.is_dir():
+        raise TraceError(f"{target}: No such file or directory")
     text = page(load_many(paths), families=families)
     partial = target.with_name(target.name + ".partial")
     try:

@@ -12,6 +12,7 @@ from analysis.attribution import attribute
 from analysis.deliveries import deliveries
 from analysis.delivery_waits import REASONS
 from analysis.load import Trace
+from analysis.ranking import BEST, WORST
 from analysis.schema import PHASES
 from analysis.tables import (
     BELOW_RESOLUTION,
@@ -20,6 +21,7 @@ from analysis.tables import (
     SHARE_COLUMNS,
     Column,
     labels,
+    ranked,
 )
 from analysis.units import ABSENT, count_text, share_text, time_text
 
@@ -49,12 +51,11 @@ REASON_COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, and what it is sorted by."""
+    """What a cell shows, what it is sorted by, and its classes in the style sheet."""
 
     text: str
     key: float | str
-    dim: bool = False
-    alarm: bool = False
+    look: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,22 @@ def _number(value: Any) -> float:
     return -1.0 if value is None or value is pd.NA or pd.isna(value) else float(value)
 
 
-def _cell(column: Column, row: dict[str, Any]) -> Cell:
+_MARKS = {BEST: "best", WORST: "worst"}
+
+
+def _cell(column: Column, row: dict[str, Any], mark: str) -> Cell:
     value = row[column.source]
     text = column.text(None if value is pd.NA else value)
-    dim = column.source in row.get("below_resolution", ())
-    if dim:
+    looks = [mark]
+    if column.source in row.get("below_resolution", ()):
         text = BELOW_RESOLUTION + text
+        looks.append("dim")
     counted_here = column.source == "requests_per_s" and row["counted_by"] != "load"
     if counted_here and text != ABSENT:
         text += COUNTED_HERE
-    alarm = column.source == "lost" and _number(value) > 0
-    return Cell(text, _number(value), dim=dim, alarm=alarm)
+    if column.source == "lost" and _number(value) > 0:
+        looks.append("alarm")
+    return Cell(text, _number(value), " ".join(filter(None, looks)))
 
 
 def _table(
@@ -91,10 +97,13 @@ def _table(
         (column.heading, MEANINGS.get(column.source.removesuffix("_share"), ""))
         for column in columns
     ]
-    rows = [
-        [Cell(name, name.lower()), *(_cell(column, _keys(row)) for column in columns)]
-        for name, row in zip(names, frame.to_dict("records"), strict=True)
-    ]
+    marked = list(zip(columns, ranked(columns, frame), strict=True))
+    rows = []
+    for number, (name, row) in enumerate(zip(names, frame.to_dict("records"), strict=True)):
+        cells = [
+            _cell(column, _keys(row), _MARKS.get(own.get(number, ""), "")) for column, own in marked
+        ]
+        rows.append([Cell(name, name.lower(), "word"), *cells])
     return HtmlTable(title, note, [("model", ""), *heads], rows)
 
 
@@ -109,7 +118,7 @@ def _calls(traces: Sequence[Trace]) -> HtmlTable:
     rows = []
     for row in table.to_dict("records"):
         name, call = str(row["model"]), str(row["call"])
-        cells = [Cell(name, name.lower()), Cell(call, call)]
+        cells = [Cell(name, name.lower(), "word"), Cell(call, call, "word")]
         cells.append(Cell(count_text(row["calls"]), float(row["calls"])))
         for phase in PHASES:
             value = row[f"{phase}_ns_per_call"]

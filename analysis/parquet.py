@@ -67,19 +67,33 @@ def export_parquet(
     Rows are converted in pieces, so the trace may be larger than memory. Returns the rows per
     table. Raises TraceError when the trace is damaged, or ``target`` exists without ``force``.
     """
+    from analysis.load import load_meta  # which reads Parquet, too
+
     source, out = Path(directory), Path(target)
-    if out.exists() and not force:
+    load_meta(source)
+    if (source / "calls.parquet").exists():
+        raise TraceError(f"{source}: is a Parquet export already")
+    there = out.exists()
+    if there and not force:
         raise TraceError(f"{out}: exists already; remove it or say --force")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        rows = {
-            table.name: _write_table(source / table.file, out / f"{table.name}.parquet", table)
-            for table in TABLES
-        }
-        shutil.copyfile(source / "trace.json", out / "trace.json.partial")
-        (out / "trace.json.partial").replace(out / "trace.json")
+        return _write_tables(source, out)
     except OSError as error:
         raise TraceError(f"{error.filename or out}: {error.strerror or error}") from error
+    finally:
+        if not there and not (out / "trace.json").exists():
+            shutil.rmtree(out, ignore_errors=True)
+
+
+def _write_tables(source: Path, out: Path) -> dict[str, int]:
+    """Write all files; ``trace.json`` comes last."""
+    rows = {
+        table.name: _write_table(source / table.file, out / f"{table.name}.parquet", table)
+        for table in TABLES
+    }
+    shutil.copyfile(source / "trace.json", out / "trace.json.partial")
+    (out / "trace.json.partial").replace(out / "trace.json")
     return rows
 
 

@@ -152,8 +152,11 @@ def _descriptors(trace: Trace, names: Mapping[str, int]) -> bytes:
 def _threads(trace: Trace) -> list[dict[str, Any]]:
     """Return the threads of the ledger and, for a trace cut short, those of its calls."""
     known = trace.threads[["pid", "tid", "comm"]].astype({"comm": "str"})
-    seen = trace.read(CALLS, ["pid", "tid", "comm"]).drop_duplicates("tid", keep="last")
-    both = pd.concat([known, seen.astype({"comm": "str"})]).drop_duplicates("tid")
+    seen = [
+        piece.drop_duplicates("tid", keep="last").astype({"comm": "str"})
+        for piece in trace.pieces(CALLS, ["pid", "tid", "comm"])
+    ]
+    both = pd.concat([known, *reversed(seen)]).drop_duplicates("tid")
     return [
         {"pid": int(row["pid"]), "tid": int(row["tid"]), "comm": str(row["comm"])}
         for row in both.to_dict("records")
@@ -161,8 +164,8 @@ def _threads(trace: Trace) -> list[dict[str, Any]]:
 
 
 def _write(trace: Trace, file: IO[bytes]) -> dict[str, int]:
-    kinds = trace.read(CALLS, ["call"])["call"].astype("str").unique()
-    words = dict.fromkeys([*PHASE_ORDER, ARRIVED, COPIED, *sorted(kinds)])
+    kinds = {kind for piece in trace.pieces(CALLS, ["call"]) for kind in piece["call"].unique()}
+    words = dict.fromkeys([*PHASE_ORDER, ARRIVED, COPIED, *sorted(map(str, kinds))])
     names = {word: number for number, word in enumerate(words, 1)}
     file.write(_descriptors(trace, names))
     counts = {"calls": 0, "phases": 0, "deliveries": 0}

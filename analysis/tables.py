@@ -24,6 +24,7 @@ __all__ = (
     "Absent",
     "Column",
     "labels",
+    "ranked",
     "render",
     "summary_tables",
 )
@@ -125,18 +126,23 @@ def _cell(column: Column, row: Mapping[Any, Any], mark: str | None) -> Text:
     return cell
 
 
-def _cells(columns: Sequence[Column], summary: pd.DataFrame) -> Iterator[list[Text]]:
-    """Yield the cells of each row; a column with marks has a place for them in every row."""
-    ranked = [
+def ranked(columns: Sequence[Column], summary: pd.DataFrame) -> list[dict[int, str]]:
+    """Return for each column which rows are its best and its worst."""
+    return [
         marks(summary, column.source, high_is_best=column.best == "high", text=column.text)
         if column.best
         else {}
         for column in columns
     ]
+
+
+def _cells(columns: Sequence[Column], summary: pd.DataFrame) -> Iterator[list[Text]]:
+    """Yield the cells of each row; a column with marks has a place for them in every row."""
+    marked = ranked(columns, summary)
     for number, row in enumerate(summary.to_dict("records")):
         yield [
-            _cell(column, row, marked.get(number, " ") if marked else None)
-            for column, marked in zip(columns, ranked, strict=True)
+            _cell(column, row, own.get(number, " ") if own else None)
+            for column, own in zip(columns, marked, strict=True)
         ]
 
 
@@ -216,6 +222,7 @@ def render(parts: Iterable[RenderableType], *, colour: bool = False, width: int 
         file=file,
         width=width,
         force_terminal=colour,
+        force_jupyter=False,
         color_system="standard" if colour else None,
         highlight=False,
         legacy_windows=False,

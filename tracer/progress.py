@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ("begin", "conversion", "status", "step")
+__all__ = ("begin", "conversion", "status", "step", "working")
 
 _PATIENCE_S = 2.0
 """Nobody needs to be told of what takes less."""
@@ -77,6 +78,28 @@ def conversion(what: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if terminal:
             _write(_CLEAR)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say on a terminal, while the block takes long, what is being done and since when."""
+    began, done = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not done.wait(_PATIENCE_S):
+            _write(f"{_CLEAR}{what} ... {time.monotonic() - began:.0f} s")
+
+    if not sys.stderr.isatty():
+        yield
+        return
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+        _write(_CLEAR)
 
 
 def _write(text: str) -> None:

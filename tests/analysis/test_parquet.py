@@ -52,14 +52,21 @@ def test_an_existing_target_is_kept_unless_forced(directory: Path, tmp_path: Pat
     export_parquet(directory, target, force=True)
 
 
-def test_a_damaged_trace_leaves_no_file_under_its_final_name(
-    directory: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_trace_leaves_nothing_behind(directory: Path, tmp_path: Path) -> None:
     lines = (directory / "calls.csv").read_text().splitlines()
     (directory / "calls.csv").write_text("\n".join([*lines, "1,2,3"]))
     with pytest.raises(TraceError, match="3 fields, expected 20"):
         export_parquet(directory, tmp_path / "parquet")
-    assert list((tmp_path / "parquet").iterdir()) == []
+    assert not (tmp_path / "parquet").exists()
+
+
+def test_what_is_not_a_trace_of_csv_files_is_named(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"not a trace but a directory of 1 traces"):
+        export_parquet(tmp_path, tmp_path / "out")
+    export_parquet(directory, tmp_path / "parquet")
+    with pytest.raises(TraceError, match=r"parquet: is a Parquet export already"):
+        export_parquet(tmp_path / "parquet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_type_is_named_by_file_and_column(directory: Path, tmp_path: Path) -> None:

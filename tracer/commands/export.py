@@ -40,6 +40,7 @@ class Export:
         from analysis.errors import TraceError
         from analysis.parquet import export_parquet
         from analysis.perfetto import export_perfetto
+        from tracer import progress
         from tracer.privileges import give_to_owner
 
         export, suffix = (
@@ -48,7 +49,8 @@ class Export:
         trace = args.directory.absolute()
         output = args.output or trace.with_name(trace.name + suffix)
         try:
-            rows = export(args.directory, output, force=args.force)
+            with progress.working(f"exporting {args.directory}"):
+                rows = export(args.directory, output, force=args.force)
         except TraceError as error:
             raise IophaseError(str(error)) from error
         give_to_owner(output)

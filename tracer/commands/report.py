@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from tracer import progress
 from tracer.errors import IophaseError
 
 __all__ = ("Report",)
@@ -64,10 +65,13 @@ def _print_report(directories: list[Path], as_json: bool) -> None:
     from analysis.report import report_json, report_text
 
     if as_json:
-        print(report_json(directories, families=_families()))
+        with progress.working("reading"):
+            text = report_json(directories, families=_families())
+        print(text)
         return
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    text = report_text(directories, families=_families(), colour=colour)
+    with progress.working("reading"):
+        text = report_text(directories, families=_families(), colour=colour)
     print(text.rstrip("\n"))
     if len(directories) == 1 and (text := recording_text(directories[0], colour=colour)):
         print(f"\n{text.rstrip()}")
@@ -77,6 +81,7 @@ def _write_page(directories: list[Path], file: Path, force: bool) -> None:
     from analysis.html import write_html
     from tracer.privileges import give_to_owner
 
-    write_html(directories, file, families=_families(), force=force)
+    with progress.working("writing the page"):
+        write_html(directories, file, families=_families(), force=force)
     give_to_owner(file)
     print(f"page: {file}")
