@@ -27,8 +27,8 @@ import pandas as pd
 
 from analysis.errors import TraceError
 from analysis.load import Trace
-from analysis.schema import CALLS, DELIVERIES, PHASE_COLUMNS
-from analysis.thread_calls import NO_SOCKET, ThreadCalls, split_by_thread, to_int
+from analysis.schema import CALLS, DELIVERIES
+from analysis.thread_calls import CALL_COLUMNS, NO_SOCKET, ThreadCalls, split_by_thread, to_int
 from analysis.timeline import Intervals, covered
 
 __all__ = ("REASONS", "delivery_waits")
@@ -199,8 +199,7 @@ def delivery_waits(trace: Trace) -> pd.DataFrame:
     sockets, tids = to_int(arrivals["socket"], NO_SOCKET - 1), to_int(arrivals["tid"])
     reasons = {reason: np.zeros(len(arrivals), dtype=np.int64) for reason in REASONS}
     reasons["nobody_asked"][:] = copied - ready
-    columns = ["ts_ns", "duration_ns", "tid", "context", "socket", "bytes", *PHASE_COLUMNS]
-    calls = trace.read(CALLS, columns)
+    calls = trace.read(CALLS, list(CALL_COLUMNS))
     for thread in split_by_thread(calls):
         begin, end = np.searchsorted(tids, [thread.tid, thread.tid + 1])
         own = slice(int(begin), int(end))

@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.schema import PHASES
+from analysis.schema import PHASE_COLUMNS, PHASES
 
-__all__ = ("NO_SOCKET", "ThreadCalls", "split_by_thread", "to_int")
+__all__ = ("CALL_COLUMNS", "NO_SOCKET", "ThreadCalls", "split_by_thread", "to_int")
 
 Ints = npt.NDArray[np.int64]
 
 NO_SOCKET = -1
 """The socket of a call that asks about many descriptors, or none."""
+
+CALL_COLUMNS = ("ts_ns", "duration_ns", "tid", "context", "socket", "bytes", *PHASE_COLUMNS)
+"""The columns of ``calls.csv`` that ``split_by_thread`` takes."""
 
 POLLER = "iou-sqp"
 """The context of a kernel thread that polls."""

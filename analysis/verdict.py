@@ -8,10 +8,12 @@ import pandas as pd
 
 from analysis.connections import connections
 from analysis.delivery_waits import delivery_waits
+from analysis.in_the_way import in_the_way
 from analysis.ledger import LEDGER_COLUMNS
 from analysis.load import Trace
 from analysis.recognition import Answer
-from analysis.schema import DELIVERIES, OTHERS, SOCKETS
+from analysis.schema import CALLS, DELIVERIES, OTHERS, SOCKETS
+from analysis.thread_calls import CALL_COLUMNS
 from analysis.units import share_text, time_text
 
 __all__ = ("verdict",)
@@ -20,6 +22,8 @@ MANY_DELIVERIES = 500_000
 """Above this the reasons of the tail are not worked out: it would take longer than a recording."""
 ENOUGH_FOR_P99 = 100
 """With fewer deliveries the longest is named instead."""
+ENOUGH_OF_A_TAIL = 2_000
+"""Of so many deliveries, the longest, it is worked out what was in their way."""
 MOST = 0.5
 """What a sentence blames must make up more than this of what it explains."""
 RARE = 0.5
@@ -144,11 +148,8 @@ def _tail_of_one_connection(trace: Trace, sockets: pd.Series, tail: pd.Series) -
     everywhere = float((sockets == socket).mean())
     if share <= MOST or everywhere > RARE * share:
         return None
-    names = trace.read(SOCKETS, list(SOCKETS.columns)).set_index("socket")["remote"]
-    remote = names.get(socket)
-    who = remote if isinstance(remote, str) else f"socket {socket}"
     return (
-        f"{share_text(share)} % of the tail is on one connection, {who},"
+        f"{share_text(share)} % of the tail is on one connection, {_remote(trace, int(socket))},"
         f" which has {share_text(everywhere)} % of the data"
     )
 
@@ -164,4 +165,25 @@ def _reason_of_tail(trace: Trace, limit: float) -> str | None:
     reason = max(shares, key=lambda name: shares[name])
     if shares[reason] <= MOST:
         return None
+    if reason == "busy" and (blamed := _whose_service(trace, tail)):
+        return blamed
     return f"{share_text(shares[reason])} % of the tail's time passed {_REASONS[reason]}"
+
+
+def _whose_service(trace: Trace, tail: pd.DataFrame) -> str | None:
+    """Name the connection that the thread was serving for most of the tail's time, if it is one."""
+    calls = trace.read(CALLS, list(CALL_COLUMNS))
+    longest = tail.nlargest(ENOUGH_OF_A_TAIL, "total_ns")
+    found = in_the_way(calls, longest)
+    if found is None or found.share <= MOST:
+        return None
+    return (
+        f"{share_text(found.share)} % of the tail's time passed while the thread served"
+        f" {_remote(trace, found.socket)}, which takes it {time_text(found.serving_ns)} at a time"
+    )
+
+
+def _remote(trace: Trace, socket: int) -> str:
+    names = trace.read(SOCKETS, list(SOCKETS.columns)).set_index("socket")["remote"]
+    remote = names[~names.index.duplicated(keep="last")].get(socket)
+    return remote if isinstance(remote, str) else f"socket {socket}"

@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> int:
     )
     print(f"untraced  {untraced_ns:10,.0f} ns of CPU a request")
     print(f"traced    {untraced_ns + more:10,.0f} ns of CPU a request")
-    print(f"a call    {per_call:10,.0f} ns")
+    calls = statistics.median(with_it.calls / with_it.requests for _, with_it in pairs)
+    print(f"a call    {per_call:10,.0f} ns ({calls:.2f} calls a request)")
     return 0
 
 
