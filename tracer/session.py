@@ -178,6 +178,7 @@ class Session:
         records = records.view(CALL)
         if self._summary is not None:
             self._summary.keep(records)
+            self._summary.save_now_and_then(self.path)
             return
         if self._sampling is not None:
             records = self._sampling.kept(records)

@@ -140,6 +140,18 @@ def test_what_waited_longest_is_kept_by_its_address(tmp_path: Path) -> None:
     assert (table["calls"].sum(), table["deliveries"].sum()) == (many, many)
 
 
+def test_sums_are_saved_now_and_then_in_case_that_the_recording_dies(tmp_path: Path) -> None:
+    summary = Summary()
+    summary.keep(rows())
+    summary.save_now_and_then(tmp_path)
+    saved = (tmp_path / "connections.csv").read_text()
+    assert saved.count("\n") == 1 + SOCKETS
+    assert f",{ROUNDS}," in saved and (tmp_path / "evidence.csv").exists()
+    summary.keep(rows())
+    summary.save_now_and_then(tmp_path)  # too early
+    assert (tmp_path / "connections.csv").read_text() == saved
+
+
 def test_quantiles_of_a_histogram_are_those_of_its_numbers_to_a_class() -> None:
     random = np.random.default_rng(5)
     sockets = random.integers(1, 9, 20_000)

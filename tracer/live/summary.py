@@ -6,6 +6,7 @@ connections are joined into one.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ _MOST = 20_000
 """Lines of evidence and of connections: some tens of MB."""
 _BATCH = 50_000
 """Records that are added up at one time: the ring holds twice as many."""
+_SAVE_S = 30.0
+"""Writing many connections takes 0.2 s, which the ring outlasts."""
 _SUMS = ("calls", "bytes", "wait_ns", "copy_ns", "deliveries")
 _MAXIMA = ("delivery_max_ns", "longest_ready_ns")
 
@@ -44,6 +47,7 @@ class Summary:
         self._evidence: pd.DataFrame | None = None
         self._totals: pd.DataFrame | None = None
         self._waited = Histograms()
+        self._next = 0.0
 
     @property
     def left_out(self) -> int:
@@ -104,6 +108,12 @@ class Summary:
         self._totals.index = index.where(~index.isin(small), OTHERS).rename("socket")
         self._totals = _reduced(self._totals)
         self._waited.join(small.to_numpy(np.int64), OTHERS)
+
+    def save_now_and_then(self, folder: Path) -> None:
+        """Write the sums so far: a recording that dies has lost ``_SAVE_S`` of them at most."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + _SAVE_S
+            self.write(folder)
 
     def write(self, folder: Path) -> None:
         """Write ``evidence.csv`` and ``connections.csv``."""
