@@ -52,23 +52,24 @@ class DatagramProtocol(asyncio.DatagramProtocol):
         self.transport.sendto(self.echo.reply(data), client)
 
 
+async def serve_clients(listener: socket.socket, echo: Echo) -> None:
+    """Have the loop serve all clients until a signal ends it."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in STOPPING:
+        loop.add_signal_handler(number, stopped.set)
+    if listener.type == socket.SOCK_DGRAM:
+        await loop.create_datagram_endpoint(lambda: DatagramProtocol(echo), sock=listener)
+    else:
+        unix = listener.family == socket.AF_UNIX
+        create = loop.create_unix_server if unix else loop.create_server
+        await create(lambda: EchoProtocol(echo), sock=listener, backlog=echo.backlog)
+    await stopped.wait()
+
+
 def serve(listener: socket.socket, echo: Echo) -> None:
     """Run the event loop; it receives up to 256 KiB at once, whatever --buffer says."""
-
-    async def serve_clients() -> None:
-        loop = asyncio.get_running_loop()
-        stopped = asyncio.Event()
-        for number in STOPPING:
-            loop.add_signal_handler(number, stopped.set)
-        if listener.type == socket.SOCK_DGRAM:
-            await loop.create_datagram_endpoint(lambda: DatagramProtocol(echo), sock=listener)
-        else:
-            unix = listener.family == socket.AF_UNIX
-            create = loop.create_unix_server if unix else loop.create_server
-            await create(lambda: EchoProtocol(echo), sock=listener, backlog=echo.backlog)
-        await stopped.wait()
-
-    asyncio.run(serve_clients())
+    asyncio.run(serve_clients(listener, echo))
 
 
 if __name__ == "__main__":

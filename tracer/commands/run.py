@@ -145,6 +145,8 @@ def _run_all(
                 )
                 turns = None if args.transport == "udp" else model.connections
                 progress.step(f"{label}: {_summary(done[model.name], turns)}")
+                for note in done[model.name].result.notes:
+                    progress.step(f"{label}: {note}")
             except IophaseError as error:
                 if error.exit_code == USAGE:
                     raise
