@@ -171,6 +171,33 @@ def test_a_model_pays_per_descriptor_if_its_check_rises(
     assert verdict.finding.figures[0].estimate.value == pytest.approx(cost, abs=0.5)
 
 
+def costing(make: Maker, *cpu_ms: int) -> list[Path]:
+    """Make five runs of 100 requests that took so much CPU time in turn."""
+    return [
+        make(threads=[thread(user_ns=ms * MS + run, sleep_ns=1000 * MS - ms * MS - run)])
+        for run, ms in enumerate(cpu_ms)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("poll", "outcome"),
+    [((8, 8, 8, 8, 8), HOLDS), ((20, 21, 20, 20, 21), NOT), ((4, 20, 5, 19, 10), OPEN)],
+)
+def test_poll_is_cheaper_than_select_if_a_request_takes_less_cpu_time(
+    make: Maker, poll: tuple[int, ...], outcome: Outcome
+) -> None:
+    traces = {"poll 900": costing(make, *poll), "select 900": costing(make, *[10] * 5)}
+    assert judged("poll-cheaper-than-select", traces).finding.outcome is outcome
+
+
+@pytest.mark.parametrize(("edge", "outcome"), [(8, HOLDS), (12, NOT)])
+def test_edge_triggered_is_faster_if_a_request_takes_less_cpu_time(
+    make: Maker, edge: int, outcome: Outcome
+) -> None:
+    traces = {"edge": costing(make, *[edge] * 5), "level": costing(make, *[10] * 5)}
+    assert judged("edge-triggered-faster", traces).finding.outcome is outcome
+
+
 @pytest.mark.parametrize(("cost", "outcome"), [(0.1, HOLDS), (40.0, NOT)])
 def test_epoll_pays_once_if_a_descriptor_costs_next_to_nothing(
     make: Maker, cost: float, outcome: Outcome
