@@ -6,6 +6,7 @@ import itertools
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -130,12 +131,12 @@ def test_an_empty_trace_draws_without_an_error(tmp_path: Path) -> None:
         png(figure)
 
 
-def test_copy_times_are_medians_by_size(tmp_path: Path) -> None:
+def sized_trace(tmp_path: Path) -> Trace:
+    """Return a trace of receives of three sizes that copy 8 bytes in a nanosecond."""
     calls = synthetic.make_calls("blocking", 60)
     for start, size in ((0, 64), (20, 4096), (40, 1 << 20)):
         rows = calls.index[start : start + 20]
         calls.loc[rows, "bytes"] = size
-        calls["overhead_ns"] += 0
         calls.loc[rows, "copy_ns"] = size // 8
     calls["duration_ns"] = calls[list(synthetic.PHASES)].sum(axis="columns")
     path = synthetic.write_trace(
@@ -145,10 +146,32 @@ def test_copy_times_are_medians_by_size(tmp_path: Path) -> None:
         synthetic.make_threads(calls, "blocking"),
         synthetic.make_meta("blocking", 60, 60, 1),
     )
-    table = copy_times([load(path)])
+    return load(path)
+
+
+def test_copy_times_are_medians_by_size(tmp_path: Path) -> None:
+    table = copy_times([sized_trace(tmp_path)])
     assert table["bytes"].tolist() == [64, 4096, 1 << 20]
     assert table["p50"].tolist() == [8, 512, 1 << 17]
     assert table["receives"].tolist() == [20, 20, 20]
+
+
+def test_a_copy_is_drawn_beside_a_memcpy_of_the_same_size(tmp_path: Path) -> None:
+    times = {64: 0.0, 4096: 100.0, 1 << 20: 20_000.0}
+    [axes] = copy_by_size([sized_trace(tmp_path)], memcpy_ns=times).axes
+    lines = {str(line.get_label()): line for line in axes.lines}
+    assert list(np.asarray(lines["memcpy"].get_ydata())) == [100.0, 20_000.0]
+    assert axes.get_ylim()[0] < 8
+
+
+def test_many_curves_are_drawn_in_a_panel_for_each_family(traces: list[Trace]) -> None:
+    many = [*traces, *traces]
+    names = [f"trace {index}" for index in range(len(many))]
+    families = ["one"] * 3 + ["other"] * (len(many) - 3)
+    figure = delivery_ecdf(many, names, families)
+    panels = {axes.get_title(loc="left"): len(axes.lines) for axes in figure.axes if axes.lines}
+    assert panels == {"one": 3, "other": len(many) - 3}
+    assert all(f"{name} (120)" in texts(figure) for name in names)
 
 
 def test_a_memcpy_of_more_takes_longer() -> None:
