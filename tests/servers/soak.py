@@ -25,6 +25,7 @@ from tests.servers.client import Server, descriptors, payload, receive, reset, s
 SECONDS = 60.0
 JOBS = 6
 BACKLOG = 5  # of the article's listen(5)
+STAY = 4
 CROWD = 3 * BACKLOG
 CROWD_S = 0.2  # for the clients of a crowd to be accepted, if they ever are
 
@@ -32,10 +33,13 @@ TCP_REPAIR = 19  # tcp(7) leaves it out; a socket in repair is closed without FI
 SMALL_BYTES = 4096
 
 LEAST_ROUNDS = 2
-AT_REST_S = 0.5  # without a change; a client that vanished is noticed by the next window probe
-PATIENCE_S = 20.0
-# The allocator takes a while to have all that it keeps for later; in the second half of the time
-# a process may still grow so much, which is 400 bytes for each of its clients in these 30 s.
+AT_REST_S = 1.0  # for processes to be forked that do not have to answer yet
+LOOK_S = 0.05
+PATIENCE_S = 20.0  # for clients to be missed who have vanished: until the next window probe
+# It takes a while until a server has the memory that it keeps for later: buffers that were all used
+# once, pieces that the allocator holds back. After so many rounds a process may still grow so much,
+# which is 400 bytes for each of its clients in the second half of a minute.
+GROWN_ROUNDS = 20
 GROWTH_KB = 1024
 
 
@@ -48,19 +52,24 @@ class Holdings(NamedTuple):
 
 
 def at_rest(server: Server) -> Holdings:
-    """Return what a server holds when it has come to rest, its child processes included."""
+    """Return what a server holds as soon as that does not change any more."""
+    held: tuple[int, ...] = ()
+    while (now := holdings(server))[1:] != held:
+        held = now[1:]
+        time.sleep(AT_REST_S)
+    return now
+
+
+def settled(server: Server, before: Holdings) -> Holdings:
+    """Return what a server holds when it holds no more than before, or will not let go."""
     limit = time.monotonic() + PATIENCE_S
-    held, since = holdings(server), time.monotonic()
-    while time.monotonic() < min(since + AT_REST_S, limit):
-        time.sleep(0.05)
-        now = holdings(server)
-        if now[1:] != held[1:]:
-            since = time.monotonic()
-        held = now
-    return held
+    while (now := holdings(server))[1:] != before[1:] and time.monotonic() < limit:
+        time.sleep(LOOK_S)
+    return now
 
 
 def holdings(server: Server) -> Holdings:
+    """Return what a server and its processes hold now."""
     pids = [server.process.pid, *server.descendants()]
     memory = files = 0
     for pid in pids:
@@ -160,10 +169,19 @@ class Soak:
     def __init__(self, server: Server, model: Model) -> None:
         self.server = server
         self.suffix = suffix(model)
-        self.alone = model.connections == 1
-        self.silent = [] if self.alone else [server.connect() for _ in range(3)]
-        self.good = None if self.alone else server.connect()
         self.rounds = 0
+        alone = model.connections == 1
+        self.stay = [] if alone else [server.connect() for _ in range(STAY)]
+        self.good = self.stay[0] if self.stay else None  # the others are silent from now on
+        for connection in self.stay:
+            self.is_answered(connection)  # so it has been accepted
+
+    def is_answered(self, connection: socket.socket) -> bool:
+        """Say whether a message is answered as it must be."""
+        size = random.choice((1, 64, 5000))
+        connection.sendall(payload(size))
+        expected = payload(size).upper() + self.suffix
+        return receive(connection, len(expected)) == expected
 
     def go_round(self) -> bool:
         """Do every misdeed once, in random order; say whether a good client is served after each.
@@ -173,20 +191,17 @@ class Soak:
         for misdeed in random.sample(MISDEEDS, len(MISDEEDS)):
             misdeed(self.server)
             connection = self.good or self.server.connect()
-            size = random.choice((1, 64, 5000))
-            connection.sendall(payload(size))
-            expected = payload(size).upper() + self.suffix
-            answer = receive(connection, len(expected))
+            answered = self.is_answered(connection)
             if connection is not self.good:
                 connection.close()
-            if answer != expected:
+            if not answered:
                 return False
         self.rounds += 1
         return True
 
     def close(self) -> None:
         """Let those go that stayed."""
-        for connection in (*self.silent, *([self.good] if self.good else [])):
+        for connection in self.stay:
             connection.close()
 
 
@@ -194,20 +209,18 @@ def misbehave(model: Model, seconds: float) -> tuple[str, list[str]]:
     """Treat a server like that for so long, at the least twice; say how it went, and what broke."""
     with Server(model.module, "--backlog", str(BACKLOG)) as server:
         soak = Soak(server, model)
-        start = time.monotonic()
-        good = soak.go_round()
-        before = at_rest(server)
+        before, start, good = at_rest(server), time.monotonic(), True
         while good and time.monotonic() < start + seconds / 2:
             good = soak.go_round()
-        halfway = at_rest(server)
+        halfway, grown = settled(server, before), soak.rounds >= GROWN_ROUNDS
         while good and (soak.rounds < LEAST_ROUNDS or time.monotonic() < start + seconds):
             good = soak.go_round()
-        after = at_rest(server)
+        after = settled(server, before)
         soak.close()
         troubles = [] if good else [f"a wrong answer in round {soak.rounds + 1}"]
         if after[1:] != before[1:]:
             troubles.append(f"from {before} to {after}")
-        if after.memory_kb > halfway.memory_kb + GROWTH_KB * after.processes:
+        if grown and after.memory_kb > halfway.memory_kb + GROWTH_KB * after.processes:
             troubles.append(f"memory grows: {halfway}, and then {after}")
         server.stop()
         if server.errors:
