@@ -25,7 +25,7 @@ ROUNDS = 2
 """The backends take turns: what happens to the machine meanwhile, and that the first one meets cold
 code (an emulator translates it then), is nobody's alone."""
 PAUSES = 7
-COPIED = {64: 19, 65_536: 19, 1_048_576: 7}
+COPIED = {64: 19, 65_536: 19, 262_144: 19}
 """Bytes of a message: how many of them in a round."""
 IDLE = 500
 WAITS = 11

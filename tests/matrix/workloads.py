@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import select
 import socket
+import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +31,10 @@ _SETTLE_S = 3.0
 """Some servers hold sockets of their own: then waiting for their clients' to go ends here."""
 _SPIN_NS = 5_000_000
 """The last part of a pause is waited for on the CPU: a sleeper is late when others are busy."""
+_NAP_S = 0.001
+_SETTLED_S = 0.01
+"""Where one thread emulates all CPUs, what runs on another CPU is part of a call's time: while a
+call is measured, its partner sleeps."""
 
 
 def served(
@@ -96,7 +103,9 @@ def queued(program: Program, path: Path, sizes: dict[int, int]) -> Trace:
     def receive() -> None:
         buffer = bytearray(largest)
         for size in order:
-            right.recv_into(buffer, size, socket.MSG_WAITALL)
+            while _queued_bytes(right) < size:
+                time.sleep(_NAP_S)
+            right.recv_into(buffer, size)
             right.send(b".")
 
     def send(target: Target) -> None:
@@ -107,6 +116,11 @@ def queued(program: Program, path: Path, sizes: dict[int, int]) -> Trace:
     with left, right:
         trace, _ = record(program, path, receive, send)
     return trace
+
+
+def _queued_bytes(end: socket.socket) -> int:
+    answer = fcntl.ioctl(end, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def beside_idle(program: Program, path: Path, call: str, idle: int, arrivals: int) -> Trace:
@@ -129,6 +143,7 @@ def beside_idle(program: Program, path: Path, call: str, idle: int, arrivals: in
     def send(target: Target) -> None:
         for _ in range(arrivals):
             left.recv(1)
+            time.sleep(_SETTLED_S)
             asleep(target.pid)
             left.send(b"x")
 
