@@ -27,6 +27,7 @@ PER = {
     "request": "ns_per_request",
     "byte": "ns_per_byte",
     "connection": "ns_per_connection",
+    "trace": "ns_per_trace",
 }
 """What a time can be divided by, and the suffix of the columns that result."""
 
@@ -91,6 +92,8 @@ def _matrix(parts: Sequence[_Part], keys: Sequence[str], columns: Sequence[str])
 def _denominator(parts: Sequence[_Part], rows: pd.DataFrame, per: str) -> npt.NDArray[np.float64]:
     if per == "call":
         return rows["calls"].to_numpy()
+    if per == "trace":
+        return np.ones(len(parts))
     if per == "byte":
         return np.array([float(part.table["bytes"].sum()) for part in parts])
     whole = {"wall": "wall_ns", "request": "requests", "connection": "connections"}[per]
@@ -126,8 +129,9 @@ def attribute(traces: Iterable[Trace], *, by: str = "model", per: str = "wall") 
 
     ``by`` is one of ``model``, ``call``, ``context``, ``thread``, ``connection``; ``per`` one of
     ``wall`` (shares of the summed wall time of all threads), ``call`` (of the group), ``request``,
-    ``byte``, ``connection``. Columns: ``model``, the group's key, ``traces``, ``calls``, ``bytes``,
-    then for wait, the six phases, cpu and, by model, user, other_calls and off_cpu_elsewhere:
+    ``byte``, ``connection``, ``trace`` (absolute times). Columns: ``model``, the group's key,
+    ``traces``, ``calls``, ``bytes``, then for wait, the six phases, cpu and, by model, user,
+    other_calls and off_cpu_elsewhere:
     ``<part>_<unit>`` with its 95 % bounds ``..._low`` and ``..._high`` over repetitions of the
     model (NaN below three). ``cpu`` is all time on a CPU by model, that inside calls otherwise. A
     phase that nothing measured is NaN.

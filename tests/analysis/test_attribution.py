@@ -47,6 +47,14 @@ def test_time_per_request_is_the_sum_over_the_requests(traces: list[Trace]) -> N
             assert by_model.loc[trace.name, f"{phase}_per_request"] == pytest.approx(expected)
 
 
+def test_absolute_times_are_those_of_the_ledger(traces: list[Trace]) -> None:
+    table = attribute(traces, per="trace").set_index("model")
+    for trace in traces:
+        row = table.loc[trace.name]
+        for phase in ("sleep", "copy", "overhead"):
+            assert row[f"{phase}_ns_per_trace"] == trace.threads[f"{phase}_ns"].sum()
+
+
 def test_each_kind_of_call_gets_its_own_phases(traces: list[Trace]) -> None:
     by_call = attribute(traces, by="call", per="call").set_index(["model", "call"])
     for model, spans in synthetic.MODELS.items():
