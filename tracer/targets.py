@@ -115,10 +115,10 @@ class Targets:
             )
         if self.port is not None and self.comm is None and self.cgroup is None:
             if _listeners(self.port):
-                return IophaseError(
-                    f"port {self.port}: who listens there belongs to another user: finding out"
-                    f" needs {_LOOKING}"
-                )
+                who = f"belongs to another user: finding out needs {_LOOKING}"
+                if not os.geteuid():
+                    who = "is none of the processes that can be seen here"
+                return IophaseError(f"port {self.port}: who listens there {who}")
             what = f"port {self.port}: nobody listens there in this network namespace"
             return IophaseError(f"{what}; {hint}", USAGE)
         if self.cgroup is not None and self.comm is None and self.port is None:

@@ -131,19 +131,31 @@ def test_a_thread_is_refused_with_the_arguments_that_trace_it() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without privileges")
-def test_a_process_of_another_user_is_refused_without_privilege(sleeper: int) -> None:
-    code = (
-        "import os, sys; sys.path.insert(0, '.');"
-        "from tracer.targets import Targets;"
-        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
-        f"try: Targets(pids=({sleeper},)).find()\n"
-        "except Exception as error: print(error, error.exit_code)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == (
+def test_processes_of_another_user_are_refused_without_privilege(sleeper: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code = (
+            "import os, sys; sys.path.insert(0, '.');"
+            "from tracer.targets import Targets;"
+            "os.setgroups([]); os.setresgid(65534, 65534, 65534);"
+            "os.setresuid(65534, 65534, 65534)\n"
+            f"for wanted in Targets(({sleeper},)), Targets(comm='{NAME}'), Targets(port={port}):\n"
+            "    try: raise wanted.nothing() if not wanted.find() else ValueError\n"
+            "    except Exception as error: print(error, error.exit_code)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+    refused = (
         f"process {sleeper} ({NAME}) belongs to user 0: looking into it needs CAP_SYS_PTRACE:"
-        " run with sudo 1\n"
+        " run with sudo 1"
     )
+    assert done.stdout.splitlines() == [
+        refused,
+        refused,
+        f"port {port}: who listens there belongs to another user: finding out needs"
+        " CAP_SYS_PTRACE: run with sudo 1",
+    ]
 
 
 def test_targets_that_contradict_each_other_are_refused(sleeper: int) -> None:
