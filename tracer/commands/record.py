@@ -37,10 +37,11 @@ _COMMAND_WIDTH = 50
 class Record:
     """Trace running programs, or a command, until Ctrl-C or their end.
 
-    Follows all threads of the processes, and what they fork. Leaves a trace directory and prints
-    its summary. Only the named processes are traced; no payload byte is ever read. Processes are
-    also found by what they are, then those that appear later are traced, too; several conditions
-    narrow each other down.
+    Follows all threads of the processes, and what they fork. Leaves a trace directory, and prints
+    where the time went, the I/O models with what shows them, the connections whose data waited
+    longest, and a verdict in words. Only the named processes are traced; no payload byte is ever
+    read. Processes are also found by what they are, then those that appear later are traced, too;
+    several conditions narrow each other down.
 
     Examples:
       sudo iophase record -p 1234                  a running server, until Ctrl-C

@@ -31,9 +31,10 @@ class Top:
     """Watch running programs live: their I/O models, waits, copies and connections.
 
     The same figures as of 'iophase record', added up over each interval; nothing is written. wait
-    and copy are shares of the interval, of all threads of a line together; p99 and longest are of
-    the time from the arrival of data to the end of its copy. Losses are always in view, and what
-    this command costs itself; the probes cost the traced program as in a recording.
+    and copy are in % of the interval, of all threads of a line together, so they can exceed 100;
+    p99 and longest are of the time from the arrival of data to the end of its copy. Losses are
+    always in view, and what this command costs itself; the probes cost the traced program as in a
+    recording.
 
     Keys: p processes, t threads, c connections; n, b, w, y, l sort by calls, bytes received, wait,
     copy, longest; space pauses, q or Ctrl-C ends.
