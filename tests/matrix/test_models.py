@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 MESSAGES = 53
 SIZES = (1, 509, 4093)
 CONNECTIONS = 2
+CHOSEN = os.environ.get("IOPHASE_TEST_MODELS", "").split() or [model.name for model in MODELS]
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def best(compiled: Program, plans: dict[Backend, Plan]) -> Program:
     return compiled
 
 
-@pytest.mark.parametrize("model", [model.name for model in MODELS])
+@pytest.mark.parametrize("model", CHOSEN)
 def test_every_message_is_received_and_delivered_once(
     model: str, best: Program, tmp_path: Path
 ) -> None:
@@ -53,7 +55,7 @@ def test_every_message_is_received_and_delivered_once(
     assert_closed(trace)
 
 
-@pytest.mark.parametrize("model", [model.name for model in MODELS])
+@pytest.mark.parametrize("model", CHOSEN)
 def test_a_pause_is_in_the_phase_and_the_copy_in_the_context_of_the_table(
     model: str, best: Program, tmp_path: Path
 ) -> None:
