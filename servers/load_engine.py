@@ -1,11 +1,12 @@
 """The sending and receiving itself: one thread, one epoll, all connections.
 
-A plain epoll loop on purpose. With 64-byte messages over loopback TCP to an echo server in C, an
-io_uring whose rings numpy fills and reads took 308 k replies/s on 256 connections and this loop
-238 k; but 123 k against 220 k on 10 connections, and 17 k against 95 k on one, for a small batch
-does not pay for numpy. Three quarters of this loop's time is the kernel's TCP, which a ring does
-not save. And here each reply has its own time stamp, there only the batch would. What can be done
-a column at a time (comparing replies, counting latencies) is.
+A plain epoll loop on purpose. Most of its time is the kernel's TCP, which no other interface saves:
+a loop of the same kind in C takes two thirds of its CPU time. An io_uring whose rings numpy fills
+and reads is faster on hundreds of connections and far slower on ten; one whose rings Python itself
+fills and reads (multishot receives, IORING_SETUP_DEFER_TASKRUN) takes a quarter to a third less on
+10 to 256 connections, but needs Linux 6.1, and this loop would have to stand beside it for older
+kernels and for whatever is rare. What can be done a column at a time (comparing replies, counting
+latencies) is.
 """
 
 from __future__ import annotations

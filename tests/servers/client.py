@@ -79,8 +79,8 @@ class Server:
         queue = [self.process.pid]
         while queue:
             pid = queue.pop()
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has just ended
+                for task in Path(f"/proc/{pid}/task").glob("*/children"):
                     queue += [int(child) for child in task.read_text().split()]
             found.add(pid)
         return found - {self.process.pid}
