@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from probes.program import Program
 from servers.load import Load, LoadError, LoadOptions
 from servers.models import by_name
@@ -37,8 +39,12 @@ SEEN_FILE = "seen.json"
 _LOOK_S = 0.05
 """How often a run is asked whether it has ended: runs are short."""
 _SETTLED_LOOKS = 2
-"""The server has taken up all clients when so many looks in a row found it unchanged."""
-_SETTLE_S = 2.0
+"""A server that has accepted all clients has settled when so many looks in a row found it unchanged
+and asleep."""
+_POLLING_LOOKS = 20
+"""One that polls never sleeps: it has when so many found it unchanged."""
+_SETTLE_S = 10.0
+"""A full queue of connections makes TCP try again after a second or more: tcp(7)."""
 _TRIAL_S = 30.0
 _ATTEMPTS = 2
 """A run that lost events is made again once: the machine may have been busy with something else."""
@@ -141,8 +147,11 @@ def _run_server(
         try:
             load = stack.enter_context(Load(server.address, options))
             session.follow([server.pid])
+            clients = options.idle + (0 if options.per_request else options.connections)
+            accepted = min(clients, model.connections or clients)
+            sockets = len(_sockets(server.pid)) + accepted
             load.connect()
-            seen = _settled(server.pid)
+            seen = _settled(server.pid, sockets)
             load.start()
             while not load.done(_LOOK_S):
                 if wish.stop or session.failed:
@@ -156,16 +165,42 @@ def _run_server(
         return session.save(workload=workload), seen
 
 
-def _settled(pid: int) -> dict[str, Any]:
-    """Look at a server until it has done with its new clients; return the last look."""
+def _settled(pid: int, sockets: int) -> dict[str, Any]:
+    """Look at a server until it has so many sockets and goes on to nothing; return the last look.
+
+    That a client is connected does not mean that it was accepted, or ever will be: listen(2).
+    """
     limit = time.monotonic() + _SETTLE_S
     seen = _look(pid)
     unchanged = 0
-    while unchanged < _SETTLED_LOOKS and time.monotonic() < limit:
+    while unchanged < _POLLING_LOOKS and time.monotonic() < limit:
+        if unchanged >= _SETTLED_LOOKS and _sleeps(pid):
+            break
         time.sleep(_LOOK_S / 2)
         before, seen = seen, _look(pid)
-        unchanged = unchanged + 1 if seen == before else 0
+        all_there = len(_sockets(pid)) >= sockets
+        unchanged = unchanged + 1 if all_there and seen == before else 0
     return seen
+
+
+def _sockets(pid: int) -> set[str]:
+    """Return the sockets of a process and of its children."""
+    found = set()
+    with contextlib.suppress(psutil.Error):
+        for number in (pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))):
+            for descriptor in Path(f"/proc/{number}/fd").iterdir():
+                with contextlib.suppress(OSError):  # it has just been closed
+                    found.add(str(descriptor.readlink()))
+    return {name for name in found if name.startswith("socket:")}
+
+
+def _sleeps(pid: int) -> bool:
+    """Tell whether all threads of a process sleep; see proc(5), /proc/pid/stat."""
+    try:
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:  # a thread has just ended
+        return False
+    return all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
 
 
 def _look(pid: int) -> dict[str, Any]:
