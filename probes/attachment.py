@@ -11,7 +11,7 @@ from probes.errors import ProbeError
 from probes.kernel_calls import preemptible_tracepoints, resolve
 from probes.plan import Backend, Plan, Step
 
-__all__ = ("Attached", "attach", "detach")
+__all__ = ("Attached", "attach", "detach", "load")
 
 
 _ATTACHED_TWICE = ("sys_enter", "sys_exit")
@@ -59,7 +59,7 @@ def _attach_tracepoint(bpf: Any, step: Step, replaced: dict[str, str]) -> Attach
     from bcc import BPF
 
     try:
-        _load(bpf, f"on_{name}", BPF.RAW_TRACEPOINT)
+        load(bpf, f"on_{name}", BPF.RAW_TRACEPOINT)
         event, program = name.encode(), f"on_{name}".encode()
         quietly(f"tracepoint {name}", bpf.attach_raw_tracepoint, tp=event, fn_name=program)
         if name in _ATTACHED_TWICE and preemptible_tracepoints():
@@ -76,7 +76,7 @@ def _attach_again(bpf: Any, name: str) -> None:
     from bcc import BPF, lib
 
     program = f"{name}_again"
-    _load(bpf, f"on_{program}", BPF.RAW_TRACEPOINT)
+    load(bpf, f"on_{program}", BPF.RAW_TRACEPOINT)
     link = lib.bpf_attach_raw_tracepoint(bpf.funcs[f"on_{program}".encode()].fd, name.encode())
     if link < 0:
         raise ProbeError(f"tracepoint {name}: cannot be attached to a second time")
@@ -106,7 +106,7 @@ def _by_fentry(bpf: Any, symbol: str, probe: Function) -> None:
     for wanted, kind, word in ways:
         if wanted:
             name = f"{kind}__{symbol}"
-            _load(bpf, name, BPF.TRACING)
+            load(bpf, name, BPF.TRACING)
             way = bpf.attach_kretfunc if kind == "kretfunc" else bpf.attach_kfunc
             quietly(f"{word} of {symbol}", way, fn_name=name.encode())
 
@@ -118,12 +118,13 @@ def _by_kprobe(bpf: Any, symbol: str, probe: Function) -> None:
     for wanted, kind in ways:
         if wanted:
             name = f"{kind}__{symbol}"
-            load_function(bpf, name, BPF.KPROBE)
+            load(bpf, name, BPF.KPROBE)
             way = bpf.attach_kretprobe if kind == "kretprobe" else bpf.attach_kprobe
             quietly(f"{kind} of {symbol}", way, event=symbol.encode(), fn_name=name.encode())
 
 
-def _load(bpf: Any, program: str, kind: int) -> None:
+def load(bpf: Any, program: str, kind: int) -> None:
+    """Load a compiled program, unless it is loaded; raise ProbeError as ``load_function`` does."""
     if program.encode() not in bpf.funcs:
         resolve(bpf, program)
         load_function(bpf, program, kind)

@@ -13,20 +13,37 @@ from typing import Any
 
 from probes import btf
 
-__all__ = ("PREEMPTION", "available", "defines", "preemptible_tracepoints", "resolve")
+__all__ = ("available", "defines", "preemptible_tracepoints", "resolve")
 
-PREEMPTION = ("bpf_preempt_disable", "bpf_preempt_enable")
+_PREEMPTION = ("bpf_preempt_disable", "bpf_preempt_enable")
 """They keep a program from being preempted; since v6.10 (fc7566ad0a82)."""
 
-_FIRST = 1_000_001
+_CAST = "bpf_rdonly_cast"
+"""Of what it returns, members are read by a load instead of a helper; since v6.2 (a35b9af4ec2c)."""
+
+_CAST_TYPES = (
+    "sock",
+    "tcp_sock",
+    "sk_buff",
+    "socket",
+    "file",
+    "inode",
+    "task_struct",
+    "fdtable",
+    "pt_regs",
+)
+"""The structs that the C casts to: ``LOAD`` in ``state.bpf.c``."""
+
+_NUMBERS = {name: number for number, name in enumerate((*_PREEMPTION, _CAST), 1_000_001)}
 _CALL = 0x85
 _PSEUDO_KFUNC_CALL = 2
 _INSTRUCTION = struct.Struct("<BBhi")
 
 
-def available() -> bool:
-    """Return whether this kernel has the functions of ``PREEMPTION``."""
-    return all(btf.load().find(btf.Kind.FUNC, name) for name in PREEMPTION)
+def available() -> dict[str, int]:
+    """Return the functions that this kernel has, by name, and their BTF types."""
+    found = {name: btf.load().find(btf.Kind.FUNC, name) for name in _NUMBERS}
+    return {name: ids[0] for name, ids in found.items() if ids}
 
 
 def preemptible_tracepoints() -> bool:
@@ -34,32 +51,35 @@ def preemptible_tracepoints() -> bool:
 
     The same variable was there until 6.12 for tracepoints on idle CPUs alone.
     """
-    return available() and bool(btf.load().find(btf.Kind.VAR, "tracepoint_srcu_srcu_data"))
+    srcu = btf.load().find(btf.Kind.VAR, "tracepoint_srcu_srcu_data")
+    return set(_PREEMPTION) <= available().keys() and bool(srcu)
 
 
 def defines() -> list[str]:
     """Return the compiler's flags that say by which numbers the functions are called."""
-    if not available():
-        return []
-    numbers = [
+    there = available()
+    flags = [
         f"-DKERNEL_CALL_{name.removeprefix('bpf_').upper()}={number}"
-        for number, name in enumerate(PREEMPTION, _FIRST)
+        for name, number in _NUMBERS.items()
+        if name in there
     ]
+    if set(_PREEMPTION) <= there.keys():
+        flags.append("-DHAVE_PREEMPT_DISABLE")
     if preemptible_tracepoints():
-        numbers.append("-DPREEMPTIBLE_TRACEPOINTS")
-    return ["-DHAVE_PREEMPT_DISABLE", *numbers]
+        flags.append("-DPREEMPTIBLE_TRACEPOINTS")
+    if _CAST in there:
+        ids = {name: btf.load().find(btf.Kind.STRUCT, name)[0] for name in _CAST_TYPES}
+        flags += ["-DHAVE_RDONLY_CAST", *(f"-DTYPE_{name}={ids[name]}" for name in ids)]
+    return flags
 
 
 def resolve(bpf: Any, program: str) -> None:
     """Make the calls in a compiled program, which is not loaded yet, those of the functions."""
-    if not available():
+    ids = {_NUMBERS[name]: type_id for name, type_id in available().items()}
+    if not ids:
         return
     from bcc import lib
 
-    ids = {
-        number: btf.load().find(btf.Kind.FUNC, name)[0]
-        for number, name in enumerate(PREEMPTION, _FIRST)
-    }
     start = ctypes.cast(lib.bpf_function_start(bpf.module, program.encode()), ctypes.c_void_p)
     size = lib.bpf_function_size(bpf.module, program.encode())
     if not start.value:

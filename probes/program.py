@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes import btf, calibration, calls, kernel_calls, layout, syscall
-from probes.attachment import Attached, attach, detach
-from probes.compiler import compile_program, load_function
+from probes.attachment import Attached, attach, detach, load
+from probes.compiler import compile_program
 from probes.errors import ProbeError
 from probes.plan import BACKENDS, Backend, Plan, make_plan
 
@@ -158,7 +158,8 @@ class Program:
     def _load(self, function: str) -> int:
         from bcc import BPF
 
-        return int(load_function(self._bpf, function, BPF.RAW_TRACEPOINT).fd)
+        load(self._bpf, function, BPF.RAW_TRACEPOINT)
+        return int(self._bpf.funcs[function.encode()].fd)
 
     def _fill_free_slots(self) -> None:
         from bcc import lib

@@ -17,7 +17,7 @@ static __always_inline u8 current_waker(void)
     if (current_thread())
         return WAKER_SELF;
     struct task_struct *task = (void *)bpf_get_current_task();
-    READ(flags, &task->flags);
+    LOAD(flags, task, flags);
     if (!(flags & PF_KTHREAD))
         return WAKER_PROCESS;
     char comm[16] = {};
@@ -50,7 +50,7 @@ static __always_inline struct socket_state *watched_socket(struct sock *sk)
 {
     u16 number = 0;
     u64 key = (u64)sk;
-    READ(number, &sk->__sk_common.skc_num);
+    LOAD(number, sk, __sk_common.skc_num);
     u32 port = number;
     u8 *watched = ports.lookup(&port);
     if (!watched || !*watched || stage() == STAGE_STOPPED)
@@ -132,7 +132,7 @@ static __always_inline u32 taken_end(struct thread_state *t, struct socket_state
     struct sock *sk = (void *)t->sock;
     if (s->stream) {
         u32 copied = 0;
-        READ(copied, &((struct tcp_sock *)sk)->copied_seq);
+        LOAD(copied, (struct tcp_sock *)sk, copied_seq);
         return copied;
     }
     if (t->peeks)

@@ -305,9 +305,9 @@ static __always_inline u8 peeks(u8 call, struct pt_regs *regs)
 {
     u64 flags = 0;
     if (call == CALL_recvfrom || call == CALL_recvmmsg)
-        READ(flags, &PT_REGS_PARM4_SYSCALL(regs));
+        LOAD_ARGUMENT(flags, PARM4_SYSCALL, regs);
     else if (call == CALL_recvmsg)
-        READ(flags, &PT_REGS_PARM3(regs));
+        LOAD_ARGUMENT(flags, PARM3, regs);
     return (flags & MSG_PEEK) != 0;
 }
 
@@ -343,8 +343,8 @@ static __always_inline void note_interest(struct thread_state *t, struct pt_regs
 {
     u64 operation = 0, event = 0;
     u32 mask = 0;
-    READ(operation, &PT_REGS_PARM2(regs));
-    READ(event, &PT_REGS_PARM4_SYSCALL(regs));
+    LOAD_ARGUMENT(operation, PARM2, regs);
+    LOAD_ARGUMENT(event, PARM4_SYSCALL, regs);
     if (operation == EPOLL_CTL_DEL || read_user(&mask, sizeof(mask), (void *)event))
         return;
     count_up(mask & EPOLLET ? &t->epoll_edge : &t->epoll_level);
@@ -361,13 +361,13 @@ static __always_inline int asks_for_sigio(u64 number, struct pt_regs *regs)
 {
     u64 command = 0, argument = 0;
     u32 on = 0;
-    READ(command, &PT_REGS_PARM2(regs));
+    LOAD_ARGUMENT(command, PARM2, regs);
     if (number == NR_fcntl && (u32)command == F_SETFL) {
-        READ(argument, &PT_REGS_PARM3(regs));
+        LOAD_ARGUMENT(argument, PARM3, regs);
         return (argument & O_ASYNC) != 0;
     }
     if (number == NR_ioctl && (u32)command == FIOASYNC) {
-        READ(argument, &PT_REGS_PARM3(regs));
+        LOAD_ARGUMENT(argument, PARM3, regs);
         read_user(&on, sizeof(on), (void *)argument);
     }
     return on != 0;
@@ -404,10 +404,10 @@ TRACEPOINT(sys_enter)
         return 0;
     if (call == TOUCHES_IF_SIGIO && !asks_for_sigio(ctx->args[1], regs))
         return 0;
-    READ(first, &PT_REGS_PARM1(regs));
+    LOAD_ARGUMENT(first, PARM1, regs);
     if (call >= TOUCHES_IF_SIGIO) {
         if (call == TOUCHES_THIRD)
-            READ(first, &PT_REGS_PARM3(regs));
+            LOAD_ARGUMENT(first, PARM3, regs);
         if (touch_descriptor(t, now, first, 0)) {
             /* A socket cannot be read at an offset: only glibc's helper thread tries (sysdeps/pthread/aio_misc.c). */
             if (call == TOUCHES_LIKE_AIO)
@@ -432,7 +432,7 @@ TRACEPOINT(sys_enter)
         if (call == CALL_select || call == CALL_pselect6)
             t->nfds = first;
         else if (call == CALL_poll || call == CALL_ppoll) {
-            READ(other, &PT_REGS_PARM2(regs));
+            LOAD_ARGUMENT(other, PARM2, regs);
             t->nfds = other;
         } else if (call <= CALL_epoll_pwait2)
             t->fd = first;
@@ -448,7 +448,7 @@ TRACEPOINT(sys_enter)
     if (is_receive(call))
         t->peeks = peeks(call, regs);
     if (call == CALL_recvmmsg)
-        READ(t->vector, &PT_REGS_PARM2(regs));
+        LOAD_ARGUMENT(t->vector, PARM2, regs);
     return 0;
 }
 

@@ -11,7 +11,7 @@
 static __always_inline int is_tcp_buffer(struct sk_buff *skb)
 {
     struct sock *sk = NULL;
-    READ(sk, &skb->sk);
+    LOAD(sk, skb, sk);
     return sk && protocol_of(sk) == IPPROTO_TCP;
 }
 
@@ -52,7 +52,7 @@ static __always_inline void take_from(struct thread_state *t, struct sock *sk, u
     if (!s)
         return;
     u32 taken = s->taken_end;
-    READ(taken, &((struct tcp_sock *)sk)->copied_seq);
+    LOAD(taken, (struct tcp_sock *)sk, copied_seq);
     u32 moved = taken - s->copied_end;
     s->copied_end = taken;
     t->moved += moved;

@@ -19,8 +19,8 @@ static __always_inline void segment(struct sk_buff *skb, u32 *begin, u32 *end)
     unsigned int length = 0;
     u8 offset = 0;
     READ(*begin, &((struct tcp_skb_cb *)&skb->cb)->seq);
-    READ(header, &skb->data);
-    READ(length, &skb->len);
+    LOAD(header, skb, data);
+    LOAD(length, skb, len);
     READ(offset, header + 12); /* struct tcphdr: doff is the upper half of byte 12, in 32-bit words */
     *end = *begin + length - (offset >> 4) * 4;
 }
@@ -33,7 +33,7 @@ TRACEPOINT(tcp_probe)
     if (!s || !s->stream)
         return 0;
     segment((struct sk_buff *)ctx->args[1], &begin, &end);
-    READ(next, &((struct tcp_sock *)sk)->rcv_nxt);
+    LOAD(next, (struct tcp_sock *)sk, rcv_nxt);
     /* Out of order it is not ready yet; an acknowledgement, or what was there before, is nothing new. */
     if ((s32)(begin - next) > 0 || (s32)(end - s->last_end) <= 0 || end == begin)
         return 0;

@@ -49,7 +49,7 @@ static __always_inline void enter_cpu(struct thread_state *t, u64 now)
 static __always_inline int is_runnable(struct task_struct *task)
 {
     u32 state = 0;
-    READ(state, &task->TASK_STATE_FIELD);
+    LOAD(state, task, TASK_STATE_FIELD);
     return state == 0;
 }
 
@@ -67,7 +67,7 @@ TRACEPOINT(sched_switch)
         now = bpf_ktime_get_ns();
         leave_cpu(t, now, ctx->args[0] || is_runnable(prev));
     }
-    READ(pid, &next->pid);
+    LOAD(pid, next, pid);
     u32 *slot = pid ? slots.lookup(&pid) : NULL;
     cell->tid = pid;
     cell->slot = slot ? *slot : 0;
@@ -82,7 +82,7 @@ TRACEPOINT(sched_switch)
 TRACEPOINT(sched_waking)
 {
     u32 pid = 0;
-    READ(pid, &((struct task_struct *)ctx->args[0])->pid);
+    LOAD(pid, (struct task_struct *)ctx->args[0], pid);
     struct thread_state *t = thread_by_tid(pid);
     if (t)
         t->woken_at = bpf_ktime_get_ns();

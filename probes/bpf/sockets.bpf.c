@@ -35,7 +35,7 @@ static __always_inline struct fdtable *current_descriptors(void)
     struct task_struct *task = (void *)bpf_get_current_task();
     struct files_struct *files = NULL;
     struct fdtable *table = NULL;
-    READ(files, &task->files);
+    LOAD(files, task, files);
     READ(table, &files->fdt);
     return table;
 #endif
@@ -43,13 +43,14 @@ static __always_inline struct fdtable *current_descriptors(void)
 
 static __always_inline struct file *file_of_descriptor(int fd)
 {
-    struct file *file = NULL;
+    struct file *file = NULL, **files = NULL;
     struct fdtable *table = current_descriptors();
-    struct fdtable head = {};
-    bpf_probe_read_kernel(&head, offsetof(struct fdtable, fd) + sizeof(head.fd), table);
-    if ((u32)fd >= head.max_fds)
+    u32 size = 0;
+    LOAD(size, table, max_fds);
+    if ((u32)fd >= size)
         return NULL;
-    READ(file, &head.fd[(u32)fd]);
+    LOAD(files, table, fd);
+    READ(file, &files[(u32)fd]);
     return file;
 }
 
@@ -62,10 +63,10 @@ static __always_inline int socket_of_descriptor(int fd, struct descriptor *d)
     if (!file)
         return 0;
     d->file = (u64)file;
-    READ(private, &file->private_data);
+    LOAD(private, file, private_data);
     if (!private)
         return 0;
-    READ(d->sock, &((struct socket *)private)->sk); /* if it is one: whether it is, comes now */
+    LOAD(d->sock, (struct socket *)private, sk); /* if it is one: whether it is, comes now */
     struct socket_state *s = sockets.lookup(&d->sock);
     /* Of a TCP socket it is known when it closes: its file cannot be another one's yet. */
     if (s && s->stream && s->file == d->file) {
@@ -73,11 +74,11 @@ static __always_inline int socket_of_descriptor(int fd, struct descriptor *d)
         d->known = 1;
         return 1;
     }
-    READ(inode, &file->f_inode);
+    LOAD(inode, file, f_inode);
     /* A socket and its inode are allocated together: net/socket.c, SOCK_INODE(). */
     if ((void *)inode != (void *)&((struct socket_alloc *)private)->vfs_inode)
         return 0;
-    READ(d->inode, &inode->i_ino);
+    LOAD(d->inode, inode, i_ino);
     return d->sock != 0;
 }
 
@@ -86,10 +87,10 @@ static __always_inline int socket_of_sock(struct sock *sk, struct descriptor *d)
 {
     struct socket *socket = NULL;
     d->sock = (u64)sk;
-    READ(socket, &sk->sk_socket);
+    LOAD(socket, sk, sk_socket);
     if (!socket)
         return 0;
-    READ(d->file, &socket->file);
+    LOAD(d->file, socket, file);
     READ(d->inode, &((struct socket_alloc *)socket)->vfs_inode.i_ino);
     return 1;
 }
@@ -97,17 +98,17 @@ static __always_inline int socket_of_sock(struct sock *sk, struct descriptor *d)
 static __always_inline u16 protocol_of(struct sock *sk)
 {
     u16 family = 0, protocol = 0;
-    READ(family, &sk->__sk_common.skc_family);
+    LOAD(family, sk, __sk_common.skc_family);
     if (family != AF_INET && family != AF_INET6)
         return 0;
-    READ(protocol, &sk->sk_protocol);
+    LOAD(protocol, sk, sk_protocol);
     return protocol;
 }
 
 static __always_inline u8 tcp_state_of(struct sock *sk)
 {
     u8 state = 0;
-    READ(state, (u8 *)&sk->__sk_common.skc_state);
+    LOAD(state, sk, __sk_common.skc_state);
     return state;
 }
 
@@ -119,22 +120,22 @@ static __always_inline u32 received_end(struct sock *sk)
 {
     u32 end = 0;
     u64 flags = 0;
-    READ(end, &((struct tcp_sock *)sk)->rcv_nxt);
-    READ(flags, &sk->__sk_common.skc_flags);
+    LOAD(end, (struct tcp_sock *)sk, rcv_nxt);
+    LOAD(flags, sk, __sk_common.skc_flags);
     return end - (flags >> DONE_FLAG & 1);
 }
 
 static __always_inline u32 queued_messages(struct sock *sk)
 {
     u32 length = 0;
-    READ(length, &sk->sk_receive_queue.qlen);
+    LOAD(length, sk, sk_receive_queue.qlen);
     return length;
 }
 
 /* Before it was connected it had no sequence numbers to count from. */
 static __always_inline void begin_sequence(struct socket_state *s, struct sock *sk)
 {
-    READ(s->taken_end, &((struct tcp_sock *)sk)->copied_seq);
+    LOAD(s->taken_end, (struct tcp_sock *)sk, copied_seq);
     s->last_end = s->taken_end;
     s->copied_end = s->taken_end;
 }
@@ -203,11 +204,11 @@ static __always_inline void emit_socket(u64 now, u32 pid, u32 tid, u64 inode, st
     r->tid = tid;
     r->kind = KIND_SOCKET;
     r->socket = inode;
-    READ(family, &sk->__sk_common.skc_family);
+    LOAD(family, sk, __sk_common.skc_family);
     r->family = family;
     if (family == AF_INET || family == AF_INET6) {
-        READ(local_port, &sk->__sk_common.skc_num);
-        READ(remote_port, &sk->__sk_common.skc_dport);
+        LOAD(local_port, sk, __sk_common.skc_num);
+        LOAD(remote_port, sk, __sk_common.skc_dport);
         r->local_port = local_port;
         r->remote_port = bpf_ntohs(remote_port);
         r->protocol = protocol_of(sk);
@@ -227,7 +228,7 @@ static __always_inline void watch_port(struct descriptor *d)
 {
     u16 port = 0;
     struct sock *sk = (void *)d->sock;
-    READ(port, &sk->__sk_common.skc_num);
+    LOAD(port, sk, __sk_common.skc_num);
     u32 key = port;
     u8 *watched = ports.lookup(&key);
     if (watched && !*watched)

@@ -85,8 +85,8 @@ TRACEPOINT(task_newtask)
     struct task_struct *child = (void *)ctx->args[0];
     u32 pid = 0, tid = 0, slot = 0;
     u64 now = bpf_ktime_get_ns();
-    READ(tid, &child->pid);
-    READ(pid, &child->tgid);
+    LOAD(tid, child, pid);
+    LOAD(pid, child, tgid);
     struct thread_state *t = new_thread(pid, tid, now, &slot);
     if (!t)
         return 0;
@@ -111,7 +111,7 @@ TRACEPOINT(sched_process_exec)
 {
     struct task_struct *task = (void *)ctx->args[0];
     u32 old = ctx->args[1], tid = 0;
-    READ(tid, &task->pid);
+    LOAD(tid, task, pid);
     if (old == tid)
         return 0;
     u32 *found = slots.lookup(&old);
@@ -140,7 +140,7 @@ static __always_inline u8 context_by_name(const char *name, u8 otherwise)
 TRACEPOINT(task_rename)
 {
     u32 tid = 0;
-    READ(tid, &((struct task_struct *)ctx->args[0])->pid);
+    LOAD(tid, (struct task_struct *)ctx->args[0], pid);
     struct thread_state *t = thread_by_tid(tid);
     if (!t)
         return 0;
