@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from probes.program import Program
 from servers.load import Load, LoadError, LoadOptions
 from servers.models import by_name
 from tracer import progress
 from tracer.errors import USAGE, IophaseError
 from tracer.newfile import new_file
+from tracer.processes import descendants_of, socket_inodes
 from tracer.reference import ReferenceServer
 from tracer.session import Session
 from tracer.stopping import Wish
@@ -149,7 +148,7 @@ def _run_server(
             session.follow([server.pid])
             clients = options.idle + (0 if options.per_request else options.connections)
             accepted = min(clients, model.connections or clients)
-            sockets = len(_sockets(server.pid)) + accepted
+            sockets = _sockets(server.pid) + accepted
             load.connect()
             seen = _settled(server.pid, sockets)
             load.start()
@@ -178,20 +177,14 @@ def _settled(pid: int, sockets: int) -> dict[str, Any]:
             break
         time.sleep(_LOOK_S / 2)
         before, seen = seen, _look(pid)
-        all_there = len(_sockets(pid)) >= sockets
+        all_there = _sockets(pid) >= sockets
         unchanged = unchanged + 1 if all_there and seen == before else 0
     return seen
 
 
-def _sockets(pid: int) -> set[str]:
-    """Return the sockets of a process and of its children."""
-    found = set()
-    with contextlib.suppress(psutil.Error):
-        for number in (pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))):
-            for descriptor in Path(f"/proc/{number}/fd").iterdir():
-                with contextlib.suppress(OSError):  # it has just been closed
-                    found.add(str(descriptor.readlink()))
-    return {name for name in found if name.startswith("socket:")}
+def _sockets(pid: int) -> int:
+    """Return how many sockets a process and its children have open."""
+    return len(set().union(*map(socket_inodes, (pid, *descendants_of(pid)))))
 
 
 def _sleeps(pid: int) -> bool:
