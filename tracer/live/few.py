@@ -10,7 +10,6 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.schema import OTHERS
 from probes.layout import CALL, KINDS, NAME, SOCKET, THREAD
 from tracer.ring import Records
 
@@ -48,6 +47,8 @@ class Few:
         return whole if kind is None else whole[whole["kind"] == KINDS[kind]]
 
     def _reduce(self, sockets: Collection[int]) -> None:
+        from analysis.schema import OTHERS
+
         whole = self.records()
         old, fresh = whole[:-_FRESH], whole[-_FRESH:]
         ledgers = old["kind"] == KINDS["THREAD"]
@@ -75,6 +76,8 @@ def _repeated(records: Records, dtype: np.dtype[np.void]) -> NDArray[np.bool_]:
 
 def _joined(threads: Records) -> Records:
     """Return one ledger for each process: the sum of these."""
+    from analysis.schema import OTHERS
+
     pids, place = np.unique(threads["pid"], return_inverse=True)
     joined = np.zeros(len(pids), THREAD)
     joined["kind"], joined["pid"], joined["tid"] = KINDS["THREAD"], pids, OTHERS

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.schema import OTHERS
 from probes.layout import CALL, CONTEXT_NAMES, FLAGS, KINDS, SOCKET
 from tracer.addresses import families, printed_addresses, protocols
 from tracer.live.few import Few
@@ -101,6 +100,8 @@ class Summary:
 
     def _join_sockets(self) -> None:
         """Join all connections but those whose data waited longest."""
+        from analysis.schema import OTHERS
+
         assert self._totals is not None
         order = self._totals["longest_ready_ns"].fillna(-1).sort_values().index
         small = order[: -_MOST // 2]
@@ -160,6 +161,7 @@ def joined_threads(evidence: pd.DataFrame) -> pd.DataFrame:
     Where that is not enough, because each process has few, the half of them that called least.
     """
     from analysis.evidence import added
+    from analysis.schema import OTHERS
 
     if len(evidence) <= _MOST:
         return evidence
