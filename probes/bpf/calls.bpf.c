@@ -210,7 +210,7 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
     u64 bytes = payload(t, result);
     struct socket_state *s = NULL;
 
-    if (is_receive(t->call) && result >= 0 && t->sock && !(t->flags & FLAG_UNFINISHED)) {
+    if (is_receive(t->call) && result >= 0 && t->sock) {
         s = sockets.lookup(&t->sock);
         if (s) {
             u32 end = taken_end(t, s, result);
@@ -298,6 +298,11 @@ static __always_inline u8 classify(u32 number)
     return NOT_TRACED;
 }
 
+static __always_inline int is_touch(u8 call)
+{
+    return call >= TOUCHES_IF_SIGIO;
+}
+
 #define MSG_PEEK 2
 
 /* recvfrom(fd, buf, len, flags), recvmsg(fd, msg, flags), recvmmsg(fd, vec, vlen, flags) */
@@ -315,17 +320,6 @@ static __always_inline void remember_socket(struct thread_state *t, struct descr
 {
     t->sock = d->sock;
     t->socket = d->inode;
-}
-
-static __always_inline int touch_descriptor(struct thread_state *t, u64 now, int fd, int on_return)
-{
-    struct descriptor d = {};
-    if (!socket_of_descriptor(fd, &d))
-        return 0;
-    touch_socket(now, t, &d);
-    if (on_return)
-        watch_port(&d);
-    return 1;
 }
 
 static __always_inline void count_up(u16 *counter)
@@ -373,6 +367,17 @@ static __always_inline int asks_for_sigio(u64 number, struct pt_regs *regs)
     return on != 0;
 }
 
+static __always_inline void note_touch(struct thread_state *t, u8 call, struct pt_regs *regs)
+{
+    /* A socket cannot be read at an offset: only glibc's helper thread tries (sysdeps/pthread/aio_misc.c). */
+    if (call == TOUCHES_LIKE_AIO)
+        t->context = CONTEXT_AIO;
+    else if (call == TOUCHES_IF_SIGIO)
+        count_up(&t->sigio_sockets);
+    else if (call == TOUCHES_THIRD)
+        note_interest(t, regs);
+}
+
 /*
  * The return of a call was missed: its program was skipped (see sys_exit_again). Nobody knows when it ended, nor with what; its time stays in the ledger, and it is counted as lost.
  */
@@ -391,7 +396,7 @@ TRACEPOINT(sys_enter)
     struct thread_state *t = current_thread();
     if (!t)
         return 0;
-    u64 now = bpf_ktime_get_ns(), first = 0, other = 0;
+    u64 now = bpf_ktime_get_ns(), first = 0;
     struct pt_regs *regs = (void *)ctx->args[0];
     u8 call = classify(ctx->args[1]);
 
@@ -405,51 +410,58 @@ TRACEPOINT(sys_enter)
     if (call == TOUCHES_IF_SIGIO && !asks_for_sigio(ctx->args[1], regs))
         return 0;
     LOAD_ARGUMENT(first, PARM1, regs);
-    if (call >= TOUCHES_IF_SIGIO) {
-        if (call == TOUCHES_THIRD)
-            LOAD_ARGUMENT(first, PARM3, regs);
-        if (touch_descriptor(t, now, first, 0)) {
-            /* A socket cannot be read at an offset: only glibc's helper thread tries (sysdeps/pthread/aio_misc.c). */
-            if (call == TOUCHES_LIKE_AIO)
-                t->context = CONTEXT_AIO;
-            else if (call == TOUCHES_IF_SIGIO)
-                count_up(&t->sigio_sockets);
-            else if (call == TOUCHES_THIRD)
-                note_interest(t, regs);
-        }
-        t->touches = call == TOUCHES_FIRST;
-        t->fd = first;
+    if (is_wait(call)) {
+        begin_call(t, call, now);
+        if (call == CALL_select || call == CALL_pselect6)
+            t->nfds = first;
+        else if (call == CALL_poll || call == CALL_ppoll)
+            LOAD_ARGUMENT(t->nfds, PARM2, regs);
+        else if (call <= CALL_epoll_pwait2)
+            t->fd = first;
         return 0;
     }
-    if (is_submit(call)) {
+    if (is_submit(call) && !is_touch(call)) {
         begin_call(t, call, now);
         if (call == CALL_io_uring_enter)
             t->fd = first;
         return 0;
     }
-    if (is_wait(call)) {
-        begin_call(t, call, now);
-        if (call == CALL_select || call == CALL_pselect6)
-            t->nfds = first;
-        else if (call == CALL_poll || call == CALL_ppoll) {
-            LOAD_ARGUMENT(other, PARM2, regs);
-            t->nfds = other;
-        } else if (call <= CALL_epoll_pwait2)
-            t->fd = first;
-        return 0;
+    if (call == TOUCHES_THIRD)
+        LOAD_ARGUMENT(first, PARM3, regs);
+    if (is_touch(call)) {
+        t->touches = call == TOUCHES_FIRST;
+        t->fd = first;
     }
     struct descriptor d = {};
     if (!socket_of_descriptor(first, &d))
         return 0; /* a file, a pipe: one of the other calls */
+    touch_socket(now, t, &d);
+    if (is_touch(call)) {
+        note_touch(t, call, regs);
+        return 0;
+    }
     begin_call(t, call, now);
     t->fd = first;
     remember_socket(t, &d);
-    touch_socket(now, t, &d);
     if (is_receive(call))
         t->peeks = peeks(call, regs);
     if (call == CALL_recvmmsg)
         LOAD_ARGUMENT(t->vector, PARM2, regs);
     return 0;
+}
+
+/* The descriptor whose socket is known only now that the call returns, or -1. */
+static __always_inline int descriptor_on_return(struct thread_state *t, s64 result)
+{
+    if (t->mode != MODE_CALL) {
+        if (!t->touches)
+            return -1;
+        t->touches = 0;
+        return t->fd;
+    }
+    if (t->call == CALL_accept || t->call == CALL_accept4)
+        return result;
+    return t->flags & FLAG_BEGUN_BEFORE && is_receive(t->call) ? t->fd : -1;
 }
 
 TRACEPOINT(sys_exit)
@@ -462,28 +474,22 @@ TRACEPOINT(sys_exit)
     if (RESTARTS(result))
         result = -EINTR;
 
-    if (t->mode != MODE_CALL) {
-        t->other_calls += now - t->mark;
-        t->mark = now;
-        t->mode = MODE_USER;
-        if (t->touches) {
-            t->touches = 0;
-            touch_descriptor(t, now, t->fd, 1);
-        }
+    struct descriptor d = {};
+    int fd = descriptor_on_return(t, result);
+    if (fd >= 0 && socket_of_descriptor(fd, &d)) {
+        touch_socket(now, t, &d);
+        if (t->mode != MODE_CALL)
+            watch_port(&d);
+        else if (is_receive(t->call))
+            remember_socket(t, &d);
+    }
+    if (t->mode == MODE_CALL) {
+        end_call(t, now, result);
         return 0;
     }
-    u8 call = t->call;
-    if (call == CALL_accept || call == CALL_accept4) {
-        if (result >= 0)
-            touch_descriptor(t, now, result, 0);
-    } else if (t->flags & FLAG_BEGUN_BEFORE && is_receive(call)) {
-        struct descriptor d = {};
-        if (socket_of_descriptor(t->fd, &d)) {
-            remember_socket(t, &d);
-            touch_socket(now, t, &d);
-        }
-    }
-    end_call(t, now, result);
+    t->other_calls += now - t->mark;
+    t->mark = now;
+    t->mode = MODE_USER;
     return 0;
 }
 

@@ -38,7 +38,7 @@ static __always_inline void end_thread(struct thread_state *t, u64 now)
     }
     if (t->mode == MODE_CALL) {
         t->flags |= FLAG_UNFINISHED;
-        end_call(t, now, NO_RESULT);
+        finish_call(t, NULL, now, NO_RESULT, is_submit(t->call) ? t->moved : 0);
     } else if (t->mode == MODE_OTHER_CALL) {
         t->other_calls += now - t->mark;
     } else {
