@@ -279,7 +279,7 @@ static __always_inline void deliver_apart(struct thread_state *t, struct socket_
 static __always_inline void deliver_further(struct thread_state *t, struct socket_state *s, u64 now)
 {
 #ifdef VERIFIER_FORGETS
-#pragma unroll 8
+#pragma unroll 16
 #endif
     for (u32 i = 0; i < ARRIVALS; i++) {
         asm volatile("" ::: "memory"); /* or the compiler reads `taken` once: see there */
