@@ -25,6 +25,8 @@ SERIES = os.environ.get("IOPHASE_LAB_KERNEL", "6.1")
 """The kernel of these tests; the smoke test of BPF takes the newest as well."""
 
 OLD_AND_NEW = tuple(dict.fromkeys((SERIES, KERNELS[-1].series)))
+ORDINARY = 65534
+"""Somebody who is not root."""
 GUEST_TIMEOUT_S = 240.0  # emulation on a machine that is busy with other tests
 
 pytestmark = [
@@ -160,6 +162,23 @@ os.execvp("sh", ["sh", "-c", "(sleep 1000 &) ; exit 0"])
         "new directory",
     ]
     assert (tmp_path / "mapped").stat().st_uid == os.geteuid()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a directory to somebody")
+def test_an_ordinary_users_guest_writes_as_that_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root of the guest, who gives up the right to write what belongs to others, becomes them."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, ORDINARY, ORDINARY)
+    monkeypatch.setattr(os, "geteuid", lambda: ORDINARY)
+    monkeypatch.setattr(os, "getegid", lambda: ORDINARY)
+    program = "from tracer import privileges; import os; privileges.drop(); os.mkdir('traces')"
+    command = (sys.executable, "-c", f"import os; os.chdir({str(theirs)!r})\n{program}")
+    result, _, stderr = in_guest(theirs, *command)
+    assert result.exit_code == 0, stderr
+    assert (theirs / "traces").stat().st_uid == ORDINARY
 
 
 def test_networks_can_be_shaped_in_the_guest(tmp_path: Path) -> None:
