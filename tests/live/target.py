@@ -17,8 +17,8 @@ from typing import Any, Self
 __all__ = ("Target", "asleep", "cpu_ns", "numbered", "tcp_pair", "threads")
 
 PATIENCE_S = 90.0
-_SYS_CLONE3 = 435
 """After it something hangs; below the time that pytest allows a test."""
+_SYS_CLONE3 = 435
 
 
 class Target:
@@ -68,7 +68,10 @@ class Target:
 
 
 def numbered(pid: int, function: Callable[[], Any]) -> None:
-    """Run a function in a child process of this number, to its end (clone3(2), set_tid)."""
+    """Run a function in a child process of this number, to its end (clone3(2), set_tid).
+
+    For a process of one thread: locks that others hold would stay locked in the child.
+    """
     number = ctypes.c_int32(pid)
     arguments = (ctypes.c_uint64 * 11)()
     arguments[4], arguments[8], arguments[9] = signal.SIGCHLD, ctypes.addressof(number), 1

@@ -102,22 +102,28 @@ def test_a_number_that_is_used_again_is_another_process(program: Program, tmp_pa
         os.read(ready, 1)
         receive(b"3")
 
-    with left, right, Target(lambda: receive(b"1")) as target:
+    with (
+        left,
+        right,
+        Target(lambda: receive(b"1")) as target,
+        Target(lambda: numbered(target.pid, lambda: receive(b"2"))) as unseen,
+        Target(lambda: numbered(target.pid, when_let_go)) as seen,
+    ):
         with recording(program, tmp_path / "trace") as session:
             session.follow([target.pid])
             target.go()
             target.result()
             assert not session.alive()
-            numbered(target.pid, lambda: receive(b"2"))
-            again = threading.Thread(target=numbered, args=(target.pid, when_let_go))
-            again.start()
+            unseen.go()
+            unseen.result()
+            seen.go()
             while not Path(f"/proc/{target.pid}").exists():
                 time.sleep(0.001)
             asleep(target.pid)
             session.pick_up([target.pid])
             session.pick_up([target.pid])
             os.write(go, b"\n")
-            again.join()
+            seen.result()
         trace = load(tmp_path / "trace")
     assert [one["pid"] for one in trace.meta["targets"]] == [target.pid] * 2
     assert trace.threads["tid"].tolist() == [target.pid] * 2
