@@ -98,8 +98,9 @@ def test_the_copy_of_large_receives_grows_with_size_at_the_speed_of_memory(
     assert (trace.calls["copy_ns"] > 0).all()
     assert rows["result"].tolist() == list(SIZES) * TIMES
     copy = {size: float(rows[rows["result"] == size]["copy_ns"].median()) for size in SIZES}
+    fastest = max(size / memcpy[str(size)] for size in SIZES)  # it changes its way with the size
     for size in SIZES:
-        assert 0.1 <= memcpy[str(size)] / copy[size] <= NOISE, (size, memcpy, copy)
+        assert 0.1 <= size / copy[size] / fastest <= NOISE, (size, memcpy, copy)
     for smaller, larger in itertools.pairwise(SIZES):
         assert 1.4 <= copy[larger] / copy[smaller] <= 3, copy
     proportion = copy[SIZES[-1]] / copy[SIZES[0]]
