@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 TIMES = 13
 WAITS = 31
 CROWD = (0, 100, 500, 1000)
+ROUNDS = 4
 WAITS_INSIDE = ("poll", "epoll_wait", "io_getevents")
 NOTIFIER = {
     "blocking": "none",
@@ -91,15 +92,29 @@ def quickest_check(program: Program, path: Path, call: str, idle: int) -> int:
     return int(rows["check_ns"].min())
 
 
+def in_proportion(check: dict[int, int]) -> bool:
+    """Say whether what ``check`` grows by is in proportion to the idle sockets."""
+    grown = {idle: check[idle] - check[0] for idle in CROWD}
+    return (
+        grown[1000] > 3 * check[0]
+        and 1.4 < grown[1000] / grown[500] < 2.8
+        and 2.5 < grown[500] / grown[100] < 10.0
+    )
+
+
 @pytest.mark.parametrize("call", ["select", "poll"])
 def test_check_of_select_and_poll_grows_in_proportion_to_the_idle_set(
     call: str, program: Program, tmp_path: Path
 ) -> None:
-    check = {idle: quickest_check(program, tmp_path, call, idle) for idle in CROWD}
-    grown = {idle: check[idle] - check[0] for idle in CROWD}
-    assert grown[1000] > 3 * check[0], check
-    assert 1.4 < grown[1000] / grown[500] < 2.8, check
-    assert 2.5 < grown[500] / grown[100] < 10.0, check
+    """An emulator can be slow for as long as a round of waits takes, but never too quick."""
+    check = dict.fromkeys(CROWD, 1 << 62)
+    for number in range(ROUNDS):
+        for idle in CROWD:
+            quickest = quickest_check(program, tmp_path / str(number), call, idle)
+            check[idle] = min(check[idle], quickest)
+        if in_proportion(check):
+            return
+    pytest.fail(f"not in proportion: {check}")
 
 
 def test_check_of_epoll_does_not_grow_with_the_idle_set(program: Program, tmp_path: Path) -> None:
