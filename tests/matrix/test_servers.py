@@ -33,7 +33,7 @@ def test_messages_bytes_and_deliveries_are_exact(
     model: str, program: Program, tmp_path: Path
 ) -> None:
     options = LoadOptions(connections=CONNECTIONS, messages=MESSAGES, sizes=SIZES, timeout=60.0)
-    trace, result, counters = served(program, tmp_path / "trace", model, options, CONNECTIONS)
+    trace, result, counters = served(program, tmp_path / "trace", model, options)
     receives = trace.calls[trace.calls["call"] == "recvfrom"]
     assert counters["messages"] == result.messages == result.verified == MESSAGES
     assert (receives["bytes"] > 0).sum() == MESSAGES

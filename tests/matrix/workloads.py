@@ -38,7 +38,7 @@ call is measured, its partner sleeps."""
 
 
 def served(
-    program: Program, path: Path, name: str, options: LoadOptions, connections: int
+    program: Program, path: Path, name: str, options: LoadOptions
 ) -> tuple[Trace, Result, dict[str, Any]]:
     """Return the trace of a server under load, what the load says, and what the server counted."""
     model = by_name(name)
@@ -47,12 +47,12 @@ def served(
             session.follow([server.pid])
             made.connect()
             result = made.run()
-            _until_closed(server.pid, connections)
+            _until_closed(server.pid)
             session.stop()
         return load(path), result, server.stop()
 
 
-def _until_closed(pid: int, connections: int) -> None:
+def _until_closed(pid: int) -> None:
     """Give the server time to notice that its clients have gone: some hold sockets elsewhere."""
     limit = time.monotonic() + _SETTLE_S
     while len(socket_inodes(pid)) > 1 and time.monotonic() < limit:
