@@ -49,6 +49,7 @@ def recording_text(path: str | Path, *, colour: bool = False, width: int = WIDTH
 
 
 def _parts(trace: Trace) -> Iterator[Table | Text | str]:
+    yield from _refused(trace)
     trace.keep_if_small()
     found = evidence(trace)
     answers = answers_of(found, trace.threads, trace.meta.get("standing") or [])
@@ -59,6 +60,15 @@ def _parts(trace: Trace) -> Iterator[Table | Text | str]:
         yield ""
     yield Text("Verdict", style="bold")
     yield " ".join(verdict(trace, answers, found))
+
+
+def _refused(trace: Trace) -> Iterator[Text | str]:
+    if refused := trace.meta.get("refused"):
+        who = ", ".join(f"{one['comm']} {one['pid']}" for one in refused[:PROCESSES_SHOWN])
+        more = f" and {len(refused) - PROCESSES_SHOWN} more" * (len(refused) > PROCESSES_SHOWN)
+        yield Text("Not traced", style="bold")
+        yield f"{who}{more}: looking into them was refused"
+        yield ""
 
 
 def _models(answers: list[Answer]) -> Iterator[Text | str]:

@@ -28,6 +28,8 @@ class Following:
         self._known: set[tuple[int, int]] = set()
         self.targets: list[Target] = []
         """The processes that are followed by the user's wish."""
+        self.refused: list[Target] = []
+        """Those that would be, and their children, but may not be looked into."""
         self.standing: list[Standing] = []
         """What processes had set up before."""
         self.sockets: list[Records] = []
@@ -48,8 +50,8 @@ class Following:
     def pick_up(self, pids: Sequence[int]) -> bool:
         """Trace processes that have appeared; return whether there were any.
 
-        Those that are targets already, or gone again, are left out; one that has the number of
-        another, which has ended, is new.
+        Those that are targets already, refused, or gone again are left out; one that has the number
+        of another, which has ended, is new.
         """
         new = [pid for pid in pids if (pid, processes.started(pid)) not in self._known]
         if new:
@@ -94,7 +96,12 @@ class Following:
             if not any(new):
                 break
             found = True
-        return found or pid in self._program.tids()
+        if found or pid in self._program.tids():
+            return True
+        if processes.is_closed(pid):
+            self.refused.append(Target(pid=pid, comm=processes.comm_of(pid)))
+            self._known.add((pid, processes.started(pid)))
+        return False
 
     def _note_what_stands(self, pids: Sequence[int]) -> None:
         """Keep what processes had open and set up before."""

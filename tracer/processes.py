@@ -9,7 +9,15 @@ from pathlib import Path
 from probes import calls
 from probes.program import OpenThread
 
-__all__ = ("comm_of", "descendants_of", "socket_inodes", "started", "thread_now", "threads_of")
+__all__ = (
+    "comm_of",
+    "descendants_of",
+    "is_closed",
+    "socket_inodes",
+    "started",
+    "thread_now",
+    "threads_of",
+)
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _CALL_BY_NUMBER = {
@@ -37,6 +45,17 @@ def started(pid: int) -> int:
     except OSError:
         return 0
     return int(status.rpartition(")")[2].split()[19])
+
+
+def is_closed(pid: int) -> bool:
+    """Return whether a process is there, and this one may not look into it (ptrace(2))."""
+    try:
+        Path(f"/proc/{pid}/syscall").read_bytes()
+    except PermissionError:
+        return True
+    except OSError:  # it is gone, or the kernel has no such file
+        return False
+    return False
 
 
 def _socket_of(pid: int, fd: int) -> int:

@@ -105,6 +105,11 @@ class Session:
         """The processes that are followed by the user's wish."""
         return self._info.targets
 
+    @property
+    def refused(self) -> list[Target]:
+        """Those that would be, and their children, but may not be looked into."""
+        return self._info.refused
+
     def alive(self) -> bool:
         """Return whether any traced thread still exists."""
         return self._following.alive()
@@ -148,7 +153,10 @@ class Session:
     def _update(self) -> None:
         following = self._following
         self._info = replace(
-            self._info, targets=list(following.targets), standing=list(following.standing)
+            self._info,
+            targets=list(following.targets),
+            refused=list(following.refused),
+            standing=list(following.standing),
         )
         self._directory.update(self._info)
 

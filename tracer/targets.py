@@ -14,7 +14,7 @@ from typing import Any
 from tracer import processes
 from tracer.errors import FAILED, USAGE, IophaseError
 
-__all__ = ("Appearing", "Targets", "check_threads", "chosen")
+__all__ = ("Appearing", "Targets", "check_threads", "chosen", "refused_text")
 
 _COMM_BYTES = 15
 """TASK_COMM_LEN - 1: the kernel keeps no more of a name."""
@@ -114,16 +114,24 @@ class Targets:
                 f"{what}; did you mean '{close[0]}'? {hint}" if close else f"{what}; {hint}", USAGE
             )
         if self.port is not None and self.comm is None and self.cgroup is None:
-            if _listeners(self.port):
-                who = f"belongs to another user: finding out needs {_LOOKING}"
-                if not os.geteuid():
-                    who = "is none of the processes that can be seen here"
-                return IophaseError(f"port {self.port}: who listens there {who}")
+            if (hidden := self.hidden()) is not None:
+                return IophaseError(hidden)
             what = f"port {self.port}: nobody listens there in this network namespace"
             return IophaseError(f"{what}; {hint}", USAGE)
         if self.cgroup is not None and self.comm is None and self.port is None:
             return IophaseError(f"cgroup {self.cgroup}: no process is in it; {hint}", USAGE)
         return IophaseError(f"no process matches all of: {self}; {hint}", USAGE)
+
+    def hidden(self) -> str | None:
+        """Say that somebody listens at the port, where nobody who does was found."""
+        if self.port is None or (self.comm, self.cgroup) != (None, None):
+            return None
+        if not _listeners(self.port):
+            return None
+        who = f"belongs to another user: finding out needs {_LOOKING}"
+        if not os.geteuid():
+            who = "is none of the processes that can be seen here"
+        return f"port {self.port}: who listens there {who}"
 
     def appearing(self) -> Appearing:
         """Return what looks for further matches."""
@@ -138,6 +146,9 @@ class Appearing:
         self._next = self._last = time.monotonic()
         self.latency_s = 0.0
         """The longest time between two looks: how late a process may have been found."""
+        self.hidden: str | None = None
+        """What ``Targets.hidden`` says; two looks must agree, for a server may just be ending."""
+        self._seen_hidden: str | None = None
 
     def look(self) -> list[int]:
         """Return the processes that match now; nothing while it is too early to look again."""
@@ -146,6 +157,8 @@ class Appearing:
             return []
         begun = time.thread_time()
         found = self._targets.matching()
+        before, self._seen_hidden = self._seen_hidden, None if found else self._targets.hidden()
+        self.hidden = self.hidden or (before and self._seen_hidden)
         self.latency_s = max(self.latency_s, now - self._last)
         self._last = now
         self._next = now + max(LOOK_S, (time.thread_time() - begun) / _LOOK_SHARE)
@@ -275,15 +288,13 @@ def _check_process(pid: int) -> None:
 
 def _check_access(pid: int) -> None:
     """Raise ``IophaseError`` when this process may not look into another one."""
-    try:
-        Path(f"/proc/{pid}/syscall").read_text()
-    except PermissionError:
-        status = _status(pid)
-        whose = f"user {status['Uid'].split()[0]}" if status else "somebody else"
-        needs = f"needs {_LOOKING}" if os.geteuid() else "is refused here even to root"
-        raise IophaseError(
-            f"process {pid} ({processes.comm_of(pid)}) belongs to {whose}: looking into it {needs}",
-            FAILED,
-        ) from None
-    except OSError:  # it is gone, or the kernel has no such file: the session will see
-        return
+    if processes.is_closed(pid):
+        raise IophaseError(refused_text(pid, processes.comm_of(pid)), FAILED)
+
+
+def refused_text(pid: int, comm: str) -> str:
+    """Say why a process may not be looked into, and what to do."""
+    status = _status(pid)
+    whose = f"user {status['Uid'].split()[0]}" if status else "somebody else"
+    needs = f"needs {_LOOKING}" if os.geteuid() else "is refused here even to root"
+    return f"process {pid} ({comm}) belongs to {whose}: looking into it {needs}"

@@ -23,7 +23,7 @@ class Clock(TypedDict):
 
 
 class Target(TypedDict):
-    """A process that was traced by the user's wish."""
+    """A process that the user wished to trace."""
 
     pid: int
     comm: str
@@ -65,6 +65,7 @@ class TraceInfo:
     schema: int = SCHEMA
     cut_short: bool = False
     targets: list[Target] = field(default_factory=list)
+    refused: list[Target] = field(default_factory=list)
     selection: dict[str, Any] | None = None
     narrowed: dict[str, Any] | None = None
     sample: int = 1

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,3 +238,56 @@ def test_a_run_that_is_refused_its_output_has_not_started_a_server(tmp_path: Pat
         assert tool.finish() == USAGE
     assert len(tool.complaints) == 1
     assert "exists" in tool.complaints[0]
+
+
+WITHOUT_PTRACE = (
+    "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+    "--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon",
+)  # fmt: skip
+
+
+def test_one_that_appears_and_may_not_be_looked_into_is_said_once_and_counted(
+    tmp_path: Path,
+) -> None:
+    name = "iophase-closed"
+    with tempfile.TemporaryDirectory() as folder:  # that somebody without rights can reach
+        program, path = Path(folder, name), Path(folder, "trace")
+        Path(folder).chmod(0o777)
+        shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+        arguments = ("record", "--comm", name, "--wait", "-o", path)
+        with Tool(tmp_path, *arguments, prefix=WITHOUT_PTRACE) as tool:
+            tool.says("(0 now) until Ctrl-C")
+            with subprocess.Popen([program, "60"]) as closed:
+                tool.says(f"process {closed.pid} ({name}) belongs to user 0")
+                with subprocess.Popen([program, "60"], user=65534, group=65534) as open_:
+                    made = path / "trace.json.partial"
+                    wait_until(lambda: f'"pid": {open_.pid}' in made.read_text())
+                    open_.kill()
+                closed.kill()
+            tool.signal(signal.SIGINT)
+            assert tool.finish() == 0
+        assert len(tool.complaints) == 1
+        assert tool.complaints[0].endswith("run with sudo; it is not traced")
+        assert f"Not traced\n{name} {closed.pid}: looking into them was refused" in tool.output
+        meta = load(path).meta
+    assert meta["targets"] == [{"pid": open_.pid, "comm": name}]
+    assert meta["refused"] == [{"pid": closed.pid, "comm": name}]
+    tool.assert_nothing_is_left()
+
+
+def test_a_listener_that_appears_and_cannot_be_found_is_said_once(tmp_path: Path) -> None:
+    with socket.socket() as listener, tempfile.TemporaryDirectory() as folder:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        Path(folder).chmod(0o777)
+        arguments = ("record", "--port", port, "--wait", "-o", Path(folder, "trace"))
+        with Tool(tmp_path, *arguments, prefix=WITHOUT_PTRACE) as tool:
+            tool.says("(0 now) until Ctrl-C")
+            listener.listen()
+            tool.says(f"port {port}: who listens there belongs to another user")
+            time.sleep(0.5)  # several looks
+            tool.signal(signal.SIGINT)
+            assert tool.finish() == FAILED
+        assert len(tool.complaints) == 2
+        assert "none has appeared" in tool.complaints[1]
+        assert not list(Path(folder).iterdir())

@@ -19,7 +19,7 @@ MODELS = {
 }
 
 
-def state(lost: int = 0) -> Any:
+def state(lost: int = 0, refused: int = 0) -> Any:
     names = Names()
     names.processes = {7: "nginx", 9: "a-long-process"}
     names.threads = {7: "nginx", 9: "main", 10: "worker"}
@@ -31,6 +31,7 @@ def state(lost: int = 0) -> Any:
         lost=lost,
         emitted=123_456,
         cpu_share=0.043,
+        following=SimpleNamespace(refused=["sshd"] * refused),
     )
 
 
@@ -100,6 +101,11 @@ def test_processes(columns: int, expected: str) -> None:
 def test_threads_in_a_pause_with_losses() -> None:
     view = View().pressed("t").pressed("w").pressed(" ")
     assert picture(THREADS, view, 80, lost=12) == THREADS_80
+
+
+def test_processes_that_are_not_traced_are_counted_in_view() -> None:
+    header = picture(PROCESSES, View(), 80, refused=2).splitlines()[1]
+    assert header == "lost 0 of 123,456 records, own cost 4.3% of a CPU, 2 not traced"
 
 
 def test_connections_are_those_first_whose_data_waited_longest() -> None:

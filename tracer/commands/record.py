@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tracer.session import Session
     from tracer.stopping import Wish
     from tracer.targets import Targets
+    from tracer.traceinfo import Target
 
 __all__ = ("Record",)
 
@@ -212,8 +214,10 @@ def _wait(
 ) -> None:
     began = time.monotonic()
     appearing = wanted.appearing()
+    refusals = _Refusals()
     limit = began + duration if duration else float("inf")
     with progress.status() as show:
+        refusals.say(session.refused, appearing.hidden)
         while not session.failed and (wanted.wait or not _over(session, launched)):
             if wish.wait(min(_LOOK_S, max(0.0, limit - time.monotonic()))):
                 return
@@ -222,7 +226,27 @@ def _wait(
             if wanted.searching:
                 session.pick_up(appearing.look())
                 session.found_within(appearing.latency_s)
+                refusals.say(session.refused, appearing.hidden)
             show(f"{time.monotonic() - began:.0f} s, {session.records:,} records")
+
+
+class _Refusals:
+    """Says once of each that is not traced, though the user wishes it, why."""
+
+    def __init__(self) -> None:
+        self._said = 0
+        self._hidden_said = False
+
+    def say(self, refused: Sequence[Target], hidden: str | None) -> None:
+        """Say what is new; ``hidden`` is of a listener that cannot be found."""
+        from tracer.targets import refused_text
+
+        for target in refused[self._said :]:
+            progress.step(f"iophase: {refused_text(**target)}; it is not traced")
+        self._said = len(refused)
+        if hidden is not None and not self._hidden_said:
+            progress.step(f"iophase: {hidden}")
+            self._hidden_said = True
 
 
 def _over(session: Session, launched: Launched | None) -> bool:

@@ -63,7 +63,7 @@ class Top:
         from tracer.live.state import TopState
         from tracer.session import attached_program
         from tracer.stopping import stopping
-        from tracer.targets import chosen
+        from tracer.targets import chosen, refused_text
 
         wanted = chosen(args, [])
         pids = wanted.find()
@@ -81,6 +81,8 @@ class Top:
                 stack.callback(state.stop)
                 state.following.follow(pids)
                 _watch(state, wanted, wish, args, console)
+        for target in state.following.refused:
+            print(f"iophase: {refused_text(**target)}; it was not traced", file=sys.stderr)
         return 0
 
 

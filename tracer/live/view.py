@@ -71,6 +71,7 @@ def _header(state: TopState, view: View, elapsed_s: float, lines: int) -> Text:
     from analysis.units import count_text
 
     lost = f"LOST {count_text(state.lost)}" if state.lost else "lost 0"
+    refused = len(state.following.refused)
     title = (_ONE if lines == 1 else _MANY)[view.column]
     what = f"{lines} {title} by {SORTS[view.sort][0]}"
     return Text.assemble(
@@ -79,6 +80,7 @@ def _header(state: TopState, view: View, elapsed_s: float, lines: int) -> Text:
         "\n",
         (lost, "bold red" if state.lost else "green"),
         f" of {count_text(state.emitted)} records, own cost {state.cpu_share:.1%} of a CPU",
+        (f", {refused} not traced" if refused else "", "bold red"),
     )
 
 
