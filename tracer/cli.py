@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -107,6 +108,12 @@ def _leave_no_root_owned_caches() -> None:
         sys.dont_write_bytecode = True
 
 
+def _let_stdout_take_every_character() -> None:
+    """Write a question mark for what its encoding has not: a bar, a name, an ellipsis."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _abandon_stdout() -> None:
     """Send what is still buffered nowhere, so that the interpreter's last flush cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -115,6 +122,7 @@ def _abandon_stdout() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``iophase`` with the given arguments and return the exit code of DESIGN.md."""
     _leave_no_root_owned_caches()
+    _let_stdout_take_every_character()
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.run(args)

@@ -18,16 +18,18 @@ import pytest
 
 from servers.load import Load, LoadOptions
 from servers.models import by_name
+from tests.live.command import loaded_programs, programs_of, wait_until
 from tracer.reference import ReferenceServer
 
 pytestmark = pytest.mark.live
 
 TIMEOUT_S = 90
 COLUMNS = 80
+TOP = ("-m", "tracer", "top")
 
 
 def top(*arguments: str) -> list[str]:
-    command = [sys.executable, "-m", "tracer", "top", *arguments]
+    command = [sys.executable, *TOP, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
     lines = done.stdout.splitlines()
     assert all(len(line) <= COLUMNS for line in lines)
@@ -84,14 +86,17 @@ class Terminal:
 
 
 @contextmanager
-def on_a_terminal(*arguments: str) -> Iterator[Terminal]:
+def on_a_terminal(*arguments: str, program: tuple[str, ...] = TOP) -> Iterator[Terminal]:
     """Yield the running command; afterwards the terminal must be as it was."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
     before = termios.tcgetattr(theirs)
-    command = [sys.executable, "-m", "tracer", "top", *arguments]
     with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        [sys.executable, *program, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
     ) as process:
         try:
             yield Terminal(ours, process)
@@ -124,6 +129,52 @@ def test_the_terminal_is_as_it_was_however_it_ends(how: str) -> None:
         top.until("\x1b[?25h")  # and so is the cursor
     assert top.process.returncode == 0
     assert "Traceback" not in top.said
+
+
+FAILING = """
+import sys
+from tracer.cli import main
+from tracer.live import view
+
+def draw(state, groups, chosen, *more, draw=view.draw):
+    if chosen.column == "tid":
+        raise ValueError("no such colour")
+    return draw(state, groups, chosen, *more)
+
+view.draw = draw
+sys.exit(main(["top", *sys.argv[1:]]))
+"""
+
+
+def test_an_error_in_drawing_is_one_line_on_a_terminal_as_it_was_and_nothing_is_left() -> None:
+    failing = ("-c", FAILING)
+    with (
+        ReferenceServer(by_name("epoll")) as server,
+        on_a_terminal("-p", str(server.pid), program=failing) as top,
+    ):
+        top.until("1 process by calls/s")
+        attached = programs_of(top.process.pid)
+        assert attached
+        top.press("t")
+        top.until("without drawing")
+    assert top.process.returncode == 1
+    _, _, after = top.said.partition("\x1b[?1049l")  # the screen from before is back
+    [said] = [line for line in after.splitlines() if "iophase" in line]
+    assert "iophase: top: cannot draw: ValueError('no such colour')" in said
+    assert "Traceback" not in top.said
+    wait_until(lambda: not attached & loaded_programs())
+
+
+def test_an_output_that_has_no_bars_gets_question_marks() -> None:
+    options = LoadOptions(connections=3, duration=TIMEOUT_S, rate=300)
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with ReferenceServer(by_name("epoll")) as server, Load(server.address, options) as load:
+        load.connect()
+        load.start()
+        command = [sys.executable, *TOP, "-p", str(server.pid), "-n", "1"]
+        done = subprocess.run(command, capture_output=True, env=ascii_only, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode("ascii").splitlines()[-2].endswith("?")
 
 
 def test_it_ends_with_what_it_watches() -> None:

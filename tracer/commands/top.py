@@ -9,6 +9,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from tracer.errors import IophaseError
 from tracer.target_arguments import add_targets, seconds
 
 if TYPE_CHECKING:
@@ -127,11 +128,18 @@ class _Screen:
 
         size = (self._console.width, self._console.height if self._live else _LINES_OF_A_PIPE)
         elapsed = time.monotonic() - self._began
-        picture = draw(self._state, self._groups, self.view, elapsed, size)
-        if self._live:
-            self._live.update(picture, refresh=True)
-        else:
-            self._console.print(picture)
+        try:
+            picture = draw(self._state, self._groups, self.view, elapsed, size)
+            if self._live:
+                self._live.update(picture, refresh=True)
+            else:
+                self._console.print(picture)
+        except BrokenPipeError:  # as in `iophase top | head`
+            raise
+        except Exception as error:  # a traceback on a screen that is being restored is lost
+            raise IophaseError(
+                f"top: cannot draw: {error!r}; 'iophase record' measures the same without drawing"
+            ) from error
 
 
 def _watch(state: TopState, wanted: Targets, wish: Wish, args: Namespace, console: Console) -> None:
