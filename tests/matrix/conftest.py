@@ -48,3 +48,13 @@ def program(backend: Backend, compiled: Program, plans: dict[Backend, Plan]) -> 
         compiled.detach()
         compiled.attach(plans[backend])
     return compiled
+
+
+@pytest.fixture
+def best(compiled: Program, plans: dict[Backend, Plan]) -> Program:
+    """The program, attached by the best backend of this kernel."""
+    plan = next(iter(plans.values()))
+    if not compiled.attached or compiled.plan is not plan:
+        compiled.detach()
+        compiled.attach(plan)
+    return compiled

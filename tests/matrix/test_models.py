@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from probes.plan import Backend, Plan
 from probes.program import Program
 from servers.load import LoadOptions
 from servers.models import MODELS, by_name
@@ -21,16 +20,6 @@ MESSAGES = 53
 SIZES = (1, 509, 4093)
 CONNECTIONS = 2
 CHOSEN = os.environ.get("IOPHASE_TEST_MODELS", "").split() or [model.name for model in MODELS]
-
-
-@pytest.fixture
-def best(compiled: Program, plans: dict[Backend, Plan]) -> Program:
-    """The program, attached by the best backend of this kernel."""
-    plan = next(iter(plans.values()))
-    if not compiled.attached or compiled.plan is not plan:
-        compiled.detach()
-        compiled.attach(plan)
-    return compiled
 
 
 @pytest.mark.parametrize("model", CHOSEN)
