@@ -1,8 +1,8 @@
 """What the probes themselves cost: calls that do nothing, with and without them.
 
-The calling thread makes calls whose work is next to nothing, in a loop, before the probes are
-attached and, traced, afterwards. Of several rounds the fastest counts, so that a busy machine does
-not spoil it; together they take some tens of milliseconds.
+A thread makes calls whose work is next to nothing, in a loop, before the probes are attached and,
+traced, afterwards. Of several rounds the fastest counts, so that a busy machine does not spoil it;
+together they take some tens of milliseconds.
 
 - ``spin``: ``recv`` of an empty socket. What it takes longer is what the probes in it cost.
 - ``check``: ``poll`` of a socket that is ready, likewise.
@@ -25,6 +25,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from probes.errors import ProbeError
@@ -102,21 +103,19 @@ def _calls() -> Iterator[dict[str, Callable[[], object]]]:
         }
 
 
-def _cost(call: Callable[[], object]) -> float:
-    best = float("inf")
-    for _ in range(_ROUNDS):
-        began = time.perf_counter_ns()
-        for _ in range(_CALLS):
-            call()
-        best = min(best, (time.perf_counter_ns() - began) / _CALLS)
-    return best
+def _round(call: Callable[[], object]) -> float:
+    """Return what the call costs now, in ns."""
+    began = time.perf_counter_ns()
+    for _ in range(_CALLS):
+        call()
+    return (time.perf_counter_ns() - began) / _CALLS
 
 
 def measure() -> Costs:
     """Return what each call that does nothing costs now, in ns; empty without loopback."""
     try:
         with _calls() as calls:
-            return {name: _cost(call) for name, call in calls.items()}
+            return {name: min(_round(call) for _ in range(_ROUNDS)) for name, call in calls.items()}
     except OSError:
         return {}
 
@@ -126,16 +125,24 @@ def calibrate(program: Program, without: Costs) -> dict[str, int]:
 
     ``program`` is attached and traces nothing else; ``without`` is what ``measure`` said before.
     Empty where it could not be measured. What is recorded meanwhile is thrown away.
+
+    A traced thread takes turns with this one, which is not: so the machine, whose speed changes
+    with what else it does, is the same for both. What the probes cost a thread that is not traced,
+    which is little, is all that is held against ``without``.
     """
     if not without:
         return {}
     try:
-        with _calls() as calls, _traced(program):
-            traced = {name: _cost(call) for name, call in calls.items()}
-            copy = _copy(program, calls["peek"])
+        with _calls() as calls, ThreadPoolExecutor(1) as thread:
+            tid = thread.submit(_TID).result()
+            with _traced(program, tid):
+                missed, traced, copy = _both(program, calls, thread, tid)
     except OSError:
         return {}
-    more = {name: max(0.0, traced[name] - without[name]) for name in without}
+    more = {
+        name: max(0.0, traced[name] - missed[name]) + max(0.0, missed[name] - without[name])
+        for name in without
+    }
     switches = max(0.0, more["sleep"] - more["empty"])
     costs = {
         "sleep": switches,
@@ -148,30 +155,39 @@ def calibrate(program: Program, without: Costs) -> dict[str, int]:
     return {phase: round(cost) for phase, cost in costs.items() if cost is not None}
 
 
-def _copy(program: Program, peek: Callable[[], object]) -> float | None:
-    """Return what is reported as the copy of one byte; None if these probes do not see it."""
-    best: float | None = None
-    for _ in range(_ROUNDS):
-        before = program.ledger(_TID())
-        for _ in range(_CALLS):
-            peek()
-        after = program.ledger(_TID())
-        copied = (after["copy"] - before["copy"]) / (after["calls"] - before["calls"])
-        if copied:
-            best = copied if best is None else min(best, copied)
-    return best
+def _both(
+    program: Program,
+    calls: dict[str, Callable[[], object]],
+    thread: ThreadPoolExecutor,
+    tid: int,
+) -> tuple[Costs, Costs, float | None]:
+    """Return what the calls cost here and in the traced thread, and what is reported as a copy.
+
+    The last is of one byte; None if these probes do not see it.
+    """
+    here, there, copies = dict[str, list[float]](), dict[str, list[float]](), list[float]()
+    for name, call in calls.items():
+        for _ in range(_ROUNDS):
+            here.setdefault(name, []).append(_round(call))
+            before = program.ledger(tid)
+            there.setdefault(name, []).append(thread.submit(_round, call).result())
+            after = program.ledger(tid)
+            if name == "peek":
+                copies.append((after["copy"] - before["copy"]) / _CALLS)
+    fastest = [{name: min(costs[name]) for name in costs} for costs in (here, there)]
+    return fastest[0], fastest[1], min(filter(None, copies), default=None)
 
 
 @contextlib.contextmanager
-def _traced(program: Program) -> Iterator[None]:
-    """Trace the calling thread in the block, and leave no record of it."""
+def _traced(program: Program, tid: int) -> Iterator[None]:
+    """Trace a thread of this process in the block, and leave no record of it."""
     from probes.program import OpenThread
 
-    thread = OpenThread(os.getpid(), _TID(), "calibration", -1)
+    thread = OpenThread(os.getpid(), tid, "calibration", -1)
     with program.opening():
         opened = program.open_thread(thread)
     if not opened:
-        raise ProbeError("calibration: this thread cannot be traced")
+        raise ProbeError("calibration: a thread of our own cannot be traced")
     try:
         yield
     finally:
