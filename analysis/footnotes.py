@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.load import Trace
 from analysis.ranking import BEST, ROWS_TO_RANK, WORST
+from analysis.schema import PHASES
 from analysis.summary import partly_seen
 from analysis.tables import BELOW_RESOLUTION, COST_COLUMNS, COUNTED_HERE, SHARE_COLUMNS, Column
 from analysis.units import ABSENT, count_text, time_text
@@ -68,19 +69,31 @@ def _has_absent(summary: pd.DataFrame, columns: Sequence[Column]) -> bool:
     return bool(summary[[column.source for column in columns]].isna().to_numpy().any())
 
 
+def _too_short(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
+    """Say what the probes cost in the phases that are flagged."""
+    costs: dict[str, list[int]] = {}
+    for trace, short in zip(traces, summary["below_resolution"], strict=True):
+        for phase in short:
+            costs.setdefault(phase, []).append(trace.meta["resolution_ns"][phase])
+    listed = [
+        f"{phase} {' to '.join(dict.fromkeys(map(time_text, (min(cost), max(cost)))))}"
+        for phase in PHASES
+        if (cost := costs.get(phase))
+    ]
+    if listed:
+        yield (
+            f"{BELOW_RESOLUTION} below resolution: half of it or more is what the probes themselves"
+            f" cost ({', '.join(listed)} a call)."
+        )
+
+
 def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
     """Explain the marks in the tables, and what must not be compared."""
     yield (
         "WAIT = sleep + runq + spin + check. COPY and the columns right of it add up to 100. "
         "Delivery: from arrival in the receive queue to the end of the copy."
     )
-    if (short := frozenset().union(*summary["below_resolution"])) and (
-        cost := traces[0].meta.get("resolution_ns")
-    ):
-        listed = ", ".join(
-            f"{phase} {time_text(cost.get(phase))}" for phase in cost if phase in short
-        )
-        yield f"{BELOW_RESOLUTION} below resolution: the probes themselves cost ({listed} a call)."
+    yield from _too_short(traces, summary)
     if len(summary) >= ROWS_TO_RANK:
         yield f"{BEST} best and {WORST} worst of the column, where one alone is."
     if ((summary["counted_by"] != "load") & summary["requests"].notna()).any():

@@ -87,7 +87,9 @@ def _probes(traces: Sequence[Trace]) -> list[dict[str, Any]]:
             how = str(probe.get("attached") or "not attached")
             why = str(probe.get("detail") or "")
             line = {"name": name, "phase": phase, "how": how, "why": why}
-            line["resolution"] = time_text(cost.get(phase)) if phase in cost else ""
+            line["resolution"] = (
+                time_text(cost[phase]) if probe.get("attached") and phase in cost else ""
+            )
             lines.setdefault((name, phase, how, why), line)
     return list(lines.values())
 

@@ -107,6 +107,22 @@ def test_traces_of_two_backends_carry_a_warning(tmp_path: Path) -> None:
     assert "different backends" not in report_text(paths[:1])
 
 
+def test_what_the_probes_cost_in_a_phase_that_is_flagged_is_said_of_all_traces(
+    tmp_path: Path,
+) -> None:
+    paths = [
+        synthetic.make_trace(
+            tmp_path / str(copy), requests=50, meta={"resolution_ns": {"copy": copy, "check": 1}}
+        )
+        for copy in (1, 700, 900)
+    ]
+    cheap, *dear = (line for line in report_text(paths).splitlines() if line.startswith("epoll ("))
+    assert "~" not in cheap and all("~" in line for line in dear[:2])
+    note = "~ below resolution: half of it or more is what the probes themselves cost"
+    assert f"{note} (copy 700 ns to 900 ns a call)." in " ".join(report_text(paths).split())
+    assert "below resolution" not in report_text(paths[:1])
+
+
 def test_two_traces_of_one_model_are_told_apart(tmp_path: Path) -> None:
     paths = [synthetic.make_trace(tmp_path / name, requests=50) for name in ("a", "b")]
     text = report_text(paths)

@@ -123,10 +123,15 @@ def test_delivery_percentiles_run_from_arrival_to_the_end_of_the_copy(tmp_path: 
     assert (row["delivery_p50_ns"], row["delivery_p99_ns"]) == (50_000, 99_000)
 
 
-def test_a_phase_shorter_than_its_probe_is_flagged(tmp_path: Path) -> None:
-    cost = dict(synthetic.RESOLUTION_NS, copy=700)
-    path = synthetic.make_trace(tmp_path / "t", "epoll", 50, meta={"resolution_ns": cost})
-    assert summarise([load(path)])["below_resolution"][0] == {"copy"}
+@pytest.mark.parametrize(("share", "flagged"), [(0.49, set()), (0.51, {"copy"})])
+def test_a_phase_is_flagged_whose_larger_part_is_its_probes_own_cost(
+    share: float, flagged: set[str], tmp_path: Path
+) -> None:
+    copied = load(synthetic.make_trace(tmp_path / "t", "epoll", 50)).calls["copy_ns"]
+    mean = copied[copied > 0].mean()
+    cost = dict.fromkeys(synthetic.RESOLUTION_NS, 1) | {"copy": share * mean}
+    path = synthetic.make_trace(tmp_path / "costly", "epoll", 50, meta={"resolution_ns": cost})
+    assert summarise([load(path)])["below_resolution"][0] == flagged
 
 
 def test_a_broken_sum_is_found_in_its_row(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from analysis.connections import connections
 from analysis.evidence import evidence
 from analysis.load import load
+from analysis.resolution import below_resolution
 from analysis.summary import count_requests
 from probes.calls import CALL_NAMES, CALLS
 from probes.layout import CALL, KINDS, RECORD_SIZE, SOCKET, THREAD
@@ -66,12 +67,13 @@ def save(path: Path, records: Records, **more: object) -> None:
 
 def test_a_summary_is_what_the_rows_add_up_to(tmp_path: Path) -> None:
     records = rows()
-    save(tmp_path / "full", records)
+    cost = {"sleep": 400, "check": 10, "copy": 30, "overhead": 4}
+    save(tmp_path / "full", records, resolution_ns=cost)
     summary = Summary()
     for part in np.array_split(records, 7):
         summary.keep(part)
     (tmp_path / "sums").mkdir()
-    save(tmp_path / "sums", summary.few(), summary=True)
+    save(tmp_path / "sums", summary.few(), summary=True, resolution_ns=cost)
     summary.write(tmp_path / "sums")
     full, sums = load(tmp_path / "full"), load(tmp_path / "sums")
     assert summary.left_out == len(full.calls)
@@ -81,6 +83,7 @@ def test_a_summary_is_what_the_rows_add_up_to(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(
         evidence(full).astype(str), evidence(sums).astype(str), check_dtype=False
     )
+    assert below_resolution(full) == below_resolution(sums) == {"copy"}
     mine, theirs = (connections(trace).set_index("socket").sort_index() for trace in (full, sums))
     exact = ["calls", "bytes", "wait_ns", "copy_ns", "deliveries", "delivery_max_ns"]
     pd.testing.assert_frame_equal(mine[exact], theirs[exact], check_dtype=False)
