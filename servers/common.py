@@ -41,11 +41,13 @@ BACKLOG = socket.SOMAXCONN
 # Python loop rounds between two looks at the CPU clock: about 4 us, against 0.2 us for the look.
 BURN_ROUNDS = 250
 
+MAX_WORK_US = 60_000_000  # of each message: long before, a client has given up
 MAX_SECONDS = 86_400.0  # of an option; a sleep of centuries is an error to the C library
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 FAILED = 1
+USAGE = 2
 NOT_SUPPORTED = 5
 
 
@@ -219,14 +221,23 @@ def _run_in_thread(serve: Callable[[], None]) -> None:
             raise failures[0]
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line that says where the help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
 def _parser(
     documentation: str | None, options: tuple[Option, ...], datagrams: bool
 ) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=_port, default=0, help="port to listen on (0: a free one)")
+    parser.add_argument(
+        "--port", type=_number(0, 65_535), default=0, help="port to listen on (0: a free one)"
+    )
     parser.add_argument(
         "--unix", metavar="PATH", help="listen on a unix stream socket instead (@NAME: abstract)"
     )
@@ -234,14 +245,14 @@ def _parser(
         parser.add_argument("--udp", action="store_true", help="serve UDP instead of TCP")
     parser.add_argument(
         "--buffer",
-        type=_positive,
+        type=_number(1),
         default=BUFFER_BYTES,
         metavar="BYTES",
         help="size of one receive (%(default)s)",
     )
     parser.add_argument(
         "--work",
-        type=_natural,
+        type=_number(0, MAX_WORK_US),
         default=0,
         metavar="MICROSECONDS",
         help="CPU time to burn on every message (%(default)s)",
@@ -252,7 +263,7 @@ def _parser(
     for option in options:
         parser.add_argument(
             option.name,
-            type=_positive if isinstance(option.default, int) else _positive_seconds,
+            type=_number(1) if isinstance(option.default, int) else _seconds,
             default=option.default,
             metavar="N",
             help=f"{option.help} (%(default)s)",
@@ -260,31 +271,27 @@ def _parser(
     return parser
 
 
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 65535")
-    return number
+def _number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return what parses an argument that is a whole number from `least` to `most`."""
+    bounds = f"at least {least}" if most is None else f"{least} to {most}"
+
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise argparse.ArgumentTypeError(f"{text} is not a number, {bounds}")
+        return int(text)
+
+    return parsed
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
-
-
-def _positive_seconds(text: str) -> float:
-    number = float(text)
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number <= MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {MAX_SECONDS:g}")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a number of seconds above 0 and at most {MAX_SECONDS:g}"
+        )
     return number
 
 

@@ -16,6 +16,9 @@ DEFAULT_DURATION_S = 5.0
 MAX_DATAGRAM = 65_507  # 65,535 less the IPv4 and UDP headers; see udp(7)
 MAX_MESSAGE = 64 << 20  # bytes; the text that messages are cut from is made beforehand
 MAX_BURST = 1_000_000
+MAX_CONNECTIONS = 1_000_000
+MAX_RATE = 1e9  # messages/s: the schedule is in nanoseconds
+MAX_GAP_US = 60_000_000
 DESCRIPTORS_BESIDE_SOCKETS = 32  # standard streams, epoll, timer, libraries
 
 
@@ -107,6 +110,10 @@ class LoadOptions:
         wrong = [
             (self.connections < 1, "connections: at least 1"),
             (self.idle < 0, "idle: at least 0"),
+            (
+                self.connections + self.idle > MAX_CONNECTIONS,
+                f"connections, with the idle ones: at most {MAX_CONNECTIONS}",
+            ),
             (not self.sizes or min(self.sizes) < 1, "size: at least 1 byte"),
             (max(self.sizes, default=0) > MAX_MESSAGE, f"size: at most {MAX_MESSAGE} bytes"),
             (
@@ -116,13 +123,17 @@ class LoadOptions:
             (transport == "udp" and self.byte_gap_us is not None, "byte gap: not over UDP"),
             (transport == "udp" and self.per_request, "UDP has no connection per request"),
             (not _positive(self.rate), "rate: above 0 messages/s"),
+            ((self.rate or 0) > MAX_RATE, f"rate: at most {MAX_RATE:.0f} messages/s"),
             (self.arrivals not in ("constant", "poisson"), "arrivals: constant or poisson"),
             (self.arrivals == "poisson" and self.rate is None, "Poisson arrivals: need a rate"),
             (not 1 <= self.burst <= MAX_BURST, f"burst: 1 to {MAX_BURST}"),
             (self.burst > 1 and self.rate is None, "burst: needs a rate"),
             (not _positive(self.duration), "duration: above 0 seconds"),
             (self.messages is not None and self.messages < 1, "messages: at least 1"),
-            (self.byte_gap_us is not None and self.byte_gap_us < 0, "byte gap: at least 0"),
+            (
+                not 0 <= (self.byte_gap_us or 0) <= MAX_GAP_US,
+                f"byte gap: 0 to {MAX_GAP_US} microseconds",
+            ),
             (not _positive(self.timeout), "timeout: above 0 seconds"),
             (not 1 <= self.processes <= self.connections, "processes: 1 to connections"),
         ]

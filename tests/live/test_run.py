@@ -14,11 +14,8 @@ from tests.live.command import iophase
 pytestmark = pytest.mark.live
 
 MESSAGES = 101
-IDLE = 1000
-RATE = 53
 COLUMNS = 100
 NAMES = {model.name: model.family for model in MODELS}
-HOLDS = [model for model in MODELS if model.connections is None or model.connections > IDLE]
 
 
 def run(folder: Path, *arguments: object) -> dict[str, Any]:
@@ -78,6 +75,12 @@ def test_the_load_is_that_of_the_load_generator(tmp_path: Path) -> None:
     assert (load["transport"], load["network"]) == ("tcp", None)
 
 
+def test_silent_connections_are_open_to_the_end(tmp_path: Path) -> None:
+    run(tmp_path, "epoll", "--idle", 1000, "--messages", MESSAGES)
+    load = workload(tmp_path, "epoll")
+    assert (load["idle_open"], load["verified"], load["errors"]) == (1000, MESSAGES, 0)
+
+
 def test_arrivals_can_be_open_loop_in_bursts(tmp_path: Path) -> None:
     run(tmp_path, "poll", "--rate", 400, "--burst", 4, "-d", 1, "-c", 8)
     load = workload(tmp_path, "poll")
@@ -122,32 +125,6 @@ def test_clients_beyond_the_bound_of_a_pool_are_seen_to_wait(tmp_path: Path) -> 
 def test_select_is_refused_beyond_its_descriptors_with_the_reason(tmp_path: Path) -> None:
     line = refused(tmp_path, 1, "select", "--idle", 2000)
     assert "select: 2010 clients, and 1020 fit: an fd_set ends at descriptor 1023" in line
-
-
-def test_select_holds_as_many_clients_as_it_is_said_to(tmp_path: Path) -> None:
-    most = by_name("select").connections or 0
-    [row] = run(tmp_path, "select", "-c", 10, "--idle", most - 10, "--messages", 10)["traces"]
-    load = workload(tmp_path, "select")
-    assert (load["server"]["connections"], load["idle_open"]) == (most, most - 10)
-    assert "refused" not in load["server"]
-    assert row["requests"] == 10
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_thousand_idle_and_ten_busy_connections_are_held_by_every_model_that_can(
-    family: str, tmp_path: Path
-) -> None:
-    able = [model.name for model in HOLDS if model.family == family and model.missing() is None]
-    seconds = 4 if family == "blocking" else 1  # a thousand forks take longer than the load
-    load_arguments = ("--idle", IDLE, "-c", 10, "--rate", RATE, "-d", seconds)
-    traces = run(tmp_path, *able, *load_arguments)["traces"]
-    assert [row["model"] for row in traces] == able
-    for row in traces:
-        load = workload(tmp_path, row["model"])
-        assert load["idle_open"] == IDLE, row["model"]
-        assert load["verified"] == RATE * seconds == row["deliveries"], row["model"]
-        assert load["server"]["connections"] == IDLE + 10
-        assert (load["errors"], row["lost"]) == (0, 0)
 
 
 def test_a_network_of_namespaces_is_traced_and_named_in_the_trace(tmp_path: Path) -> None:

@@ -68,10 +68,12 @@ class Run:
 
     def run(self, args: Namespace) -> int:
         """Run the models and print the report."""
-        models = _models(args)
+        models, options = _models(args), _options(args)
         output = args.output or Path("traces") / time.strftime("run-%Y%m%d-%H%M%S")
         absent = _unfit(models, args)
-        done, problems = _run_all([m for m in models if m.name not in absent], args, output)
+        done, problems = _run_all(
+            [m for m in models if m.name not in absent], options, args, output
+        )
         absent |= problems
         if not done:
             reasons = [f"{name}: {reason}" for name, reason in absent.items()]
@@ -107,7 +109,7 @@ def _unfit(models: list[Model], args: Namespace) -> dict[str, str]:
 
 
 def _run_all(
-    models: list[Model], args: Namespace, output: Path
+    models: list[Model], options: LoadOptions, args: Namespace, output: Path
 ) -> tuple[dict[str, Outcome], dict[str, str]]:
     """Return what came of the models, and the reasons of those that failed."""
     from tracer import privileges, progress
@@ -115,7 +117,6 @@ def _run_all(
     from tracer.session import attached_program
     from tracer.stopping import stopping
 
-    options = _options(args)
     server_arguments = ["--work", str(args.work)] if args.work else []
     done: dict[str, Outcome] = {}
     problems: dict[str, str] = {}
@@ -172,11 +173,12 @@ def _summary(outcome: Outcome, places: int | None) -> str:
 
 def _options(args: Namespace) -> LoadOptions:
     """Return the load that the command line names; raise ``IophaseError`` if there is no such."""
+    from servers.common import MAX_WORK_US
     from servers.load import options_of
 
     options = options_of(args, _DURATION_S)
-    if args.work < 0:
-        raise IophaseError("run: --work: at least 0 microseconds", USAGE)
+    if not 0 <= args.work <= MAX_WORK_US:
+        raise IophaseError(f"run: --work: 0 to {MAX_WORK_US} microseconds", USAGE)
     if (problem := options.problem(args.transport)) is not None:
         raise IophaseError(f"run: {problem}", USAGE)
     return options
