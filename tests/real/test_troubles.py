@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from analysis.recognition import recognise
 from probes.program import Program
 from probes.syscall import _SYS_BPF
 from tests.live.recording import assert_closed, recording, total
-from tests.live.target import cpu_ns
+from tests.live.target import cpu_ns, threads
 from tests.real.clients import Counter, redis_benchmark
 from tests.real.servers import PATIENCE_S, free_port, running
 from tracer.session import attached_program
@@ -33,7 +34,9 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 CYCLES = 100
 WORKERS = 100
 MESSAGE = b"from one of a hundred clients"
-LOOKS, REQUESTS = 20, 100
+PAIRS, REQUESTS = 200, 100
+SAME = 1.05
+"""A server whose requests cost no more than this times what they did is as it was."""
 _PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID = 13, 14
 
 
@@ -74,25 +77,48 @@ def assert_gone(objects: set[tuple[str, int]]) -> None:
         time.sleep(0.05)
 
 
-def cost_of_a_request(port: int, pid: int) -> float:
-    """Return the CPU time that redis spends on a request, in ns: the least of many short looks.
+@contextmanager
+def on_one_cpu(*pids: int) -> Iterator[None]:
+    """Keep this process, and these, on one CPU: to wake somebody on another costs up to 3 times."""
+    before = os.sched_getaffinity(0)
+    for tid in (0, *(tid for pid in pids for tid in threads(pid))):
+        os.sched_setaffinity(tid, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
-    What else runs on the machine makes it more, and never less.
+
+def cost_beside(server: tuple[int, int], other: tuple[int, int]) -> float:
+    """Return how many times the CPU time of the other's request one of this redis takes.
+
+    The median of many pairs of short looks, one after the other: what slows the machine down slows
+    both. Servers are given as process and port. On a machine with two busy loops beside, it stays
+    within 3 % of 1 for two servers that are alike; one that is traced stands out by 6 to 12 %.
     """
-    costs = []
-    with Counter(port, b"PING\r\n", r"\+(PONG)|", b"\r\n") as connection:
-        for _ in range(LOOKS):
-            before = cpu_ns(pid)
-            for _ in range(REQUESTS):
-                connection.ask()
-            costs.append((cpu_ns(pid) - before) / REQUESTS)
-    return min(costs)
+    ping = (b"PING\r\n", r"\+(PONG)|", b"\r\n")
+    ratios = []
+    with Counter(server[1], *ping) as ours, Counter(other[1], *ping) as theirs:
+        for _ in range(PAIRS):
+            costs = []
+            for (pid, _), connection in ((server, ours), (other, theirs)):
+                before = cpu_ns(pid)
+                for _ in range(REQUESTS):
+                    connection.ask()
+                costs.append(cpu_ns(pid) - before)
+            ratios.append(costs[0] / costs[1])
+    return statistics.median(ratios)
 
 
 def test_a_hundred_recordings_leave_a_busy_server_as_it_was(folder: Path) -> None:
-    with running("redis", folder) as (pid, port):
-        client = ["redis-benchmark", "-p", str(port), "-t", "get", "-c", "2", "-l", "-q"]
-        before, others = cost_of_a_request(port, pid), bpf_objects()
+    """Beside a redis that is left alone; what is in the kernel is counted after each recording."""
+    with (
+        running("redis", folder) as server,
+        running("redis", folder) as other,
+        on_one_cpu(server[0], other[0]),
+    ):
+        client = ["redis-benchmark", "-p", str(server[1]), "-t", "get", "-c", "2", "-l", "-q"]
+        before, others = cost_beside(server, other), bpf_objects()
         with attached_program() as program:
             program.detach()
             held, loaded = descriptors(), bpf_objects()
@@ -100,14 +126,15 @@ def test_a_hundred_recordings_leave_a_busy_server_as_it_was(folder: Path) -> Non
                 for cycle in range(CYCLES):
                     program.attach()
                     with recording(program, folder / f"trace-{cycle}") as session:
-                        session.follow([pid])
+                        session.follow([server[0]])
                         time.sleep(0.01)
                     program.detach()
                     assert (descriptors(), bpf_objects()) == (held, loaded), cycle
                     shutil.rmtree(folder / f"trace-{cycle}")
                 busy.kill()
         assert_gone(loaded - others)
-        assert cost_of_a_request(port, pid) < 1.5 * before
+        assert bpf_objects() == others
+        assert cost_beside(server, other) <= SAME * before
 
 
 def test_a_closed_program_leaves_nothing_in_the_kernel() -> None:
