@@ -14,11 +14,12 @@ from analysis.claims.claim import (
     Finding,
     outcome_of,
 )
-from analysis.claims.estimate import Estimate, counted, mean, paired_ratio, slope
+from analysis.claims.estimate import Estimate, counted, mean, slope
 from analysis.claims.experiments import Experiment, Run, Trial
 from analysis.claims.measures import (
     bounds_text,
     cpu_per_request_ns,
+    cpu_ratio,
     pairs_text,
     waits,
     workload,
@@ -105,16 +106,16 @@ def _pays_once(evidence: Evidence) -> Finding:
 
 
 def _cheaper(evidence: Evidence) -> Finding:
-    poll, select = (
-        [cpu_per_request_ns(trace) for trace in evidence[_label(model, IDLE[-1])]]
-        for model in ("poll", "select")
+    poll, select = (evidence[_label(model, IDLE[-1])] for model in ("poll", "select"))
+    ratio = cpu_ratio(poll, select)
+    polled, selected = (
+        time_text(mean([cpu_per_request_ns(trace) for trace in side]).value)
+        for side in (poll, select)
     )
-    ratio = paired_ratio(poll, select)
     return Finding(
         outcome_of(ratio.at_most(1.0)),
-        f"With {IDLE[-1] + 2} descriptors a request takes {time_text(mean(poll).value)} of the"
-        f" server's CPU time with poll and {time_text(mean(select).value)} with select:"
-        f" {ratio.value:.2f} times as much.",
+        f"With {IDLE[-1] + 2} descriptors a request takes {polled} of the server's CPU time with"
+        f" poll and {selected} with select: {ratio.value:.2f} times as much.",
         pairs_text(ratio, poll),
         (Figure("CPU per request, poll / select", ratio),),
     )

@@ -13,12 +13,12 @@ from analysis.claims.claim import (
     outcome_of,
 )
 from analysis.claims.descriptors import IDLE, scan_run
-from analysis.claims.estimate import counted, median, paired_ratio, share
+from analysis.claims.estimate import counted, median, share
 from analysis.claims.experiments import Run, Trial
 from analysis.claims.measures import (
     bounds_text,
     calls_per_request,
-    cpu_per_request_ns,
+    cpu_ratio,
     pairs_text,
     percent_text,
     waits,
@@ -33,7 +33,7 @@ __all__ = ("CLAIMS",)
 NEARLY_ALL = 0.9
 """The first data of a connection may come before it is registered."""
 EFAULT = -14
-CLIENTS, MESSAGES, PAIRS = 16, 8009, 5
+CLIENTS, MESSAGES, PAIRS = 16, 4001, 11
 EVENTPOLL, IO_URING = "anon_inode:[eventpoll]", "anon_inode:[io_uring]"
 LAB = "iophase lab 6.1 -- claims --only epoll-calls-back"
 
@@ -111,7 +111,7 @@ def _once(evidence: Evidence) -> Finding:
 
 def _faster(evidence: Evidence) -> Finding:
     edge, level = evidence["edge"], evidence["level"]
-    cpu = paired_ratio(*([cpu_per_request_ns(trace) for trace in side] for side in (edge, level)))
+    cpu = cpu_ratio(edge, level)
     calls = [counted([calls_per_request(trace) for trace in side]) for side in (edge, level)]
     return Finding(
         outcome_of(cpu.at_most(1.0)),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.claims.claim import CannotTell
-from analysis.claims.estimate import Estimate
+from analysis.claims.estimate import Estimate, paired_ratio
 from analysis.ledger import ledger
 from analysis.load import Trace
 from analysis.scaling import WAITING
@@ -22,6 +22,7 @@ __all__ = (
     "bounds_text",
     "calls_per_request",
     "cpu_per_request_ns",
+    "cpu_ratio",
     "cpu_share",
     "delivery_ns",
     "first_waits_ns",
@@ -100,6 +101,12 @@ def first_waits_ns(trace: Trace) -> Floats:
 def main_thread(trace: Trace) -> int:
     """Return the thread that the experiment began with."""
     return int(trace.meta["targets"][0]["pid"])
+
+
+def cpu_ratio(traces: Sequence[Trace], others: Sequence[Trace]) -> Estimate:
+    """Return how many times the others' CPU time a request takes, from pairs of runs."""
+    sides = ([cpu_per_request_ns(trace) for trace in side] for side in (traces, others))
+    return paired_ratio(*sides)
 
 
 def bounds_text(estimate: Estimate, text: Callable[[float], str] = number_text) -> str:

@@ -10,7 +10,7 @@ from analysis.claims.experiments import Run
 from analysis.claims.measures import (
     bounds_text,
     calls_per_request,
-    cpu_per_request_ns,
+    cpu_ratio,
     pairs_text,
     waits,
     workload,
@@ -54,9 +54,7 @@ def _not_faster(evidence: Evidence) -> Finding:
     latency = paired_ratio(
         *([_response_ns(trace) for trace in side] for side in (select, blocking))
     )
-    cpu = paired_ratio(
-        *([cpu_per_request_ns(trace) for trace in side] for side in (select, blocking))
-    )
+    cpu = cpu_ratio(select, blocking)
     answer = all_of(latency.at_least(AS_FAST), cpu.at_least(1.0))
     return Finding(
         outcome_of(answer),
