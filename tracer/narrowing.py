@@ -70,12 +70,16 @@ class Narrowing:
 
 
 def _parsed(peer: str) -> tuple[Network, int | None]:
-    host, port = peer, ""
+    host, colon, port = peer, "", ""
     if peer.startswith("["):
-        host, _, port = peer[1:].partition("]")
-        port = port.removeprefix(":")
+        host, bracket, rest = peer[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        if not bracket or colon not in ("", ":"):
+            raise ValueError(f"{peer!r} is not written [ADDRESS]:PORT")
     elif peer.count(":") == 1:
-        host, _, port = peer.partition(":")
+        host, colon, port = peer.partition(":")
+    if colon and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(f"{port!r} is not a port, 1 to 65535")
     return ipaddress.ip_network(host, strict=False), int(port) if port else None
 
 
@@ -102,7 +106,7 @@ def narrowing(args: Namespace) -> Narrowing:
 
 def _numbers(option: str, text: str | None, least: int) -> tuple[int, ...]:
     try:
-        numbers = tuple(int(number) for number in (text or "").split(",") if number)
+        numbers = tuple(map(int, text.split(","))) if text else ()
     except ValueError:
         numbers = (-1,)
     if any(number < least for number in numbers):

@@ -83,7 +83,7 @@ class Targets:
                 )
             found = matching if found is None else found & matching
         mine = (found or set()) - {os.getpid()}
-        return sorted(pid for pid in mine if not _flags(pid) & _PF_KTHREAD)
+        return sorted(pid for pid in mine if not _is_kernel_thread(pid))
 
     def _conditions(self) -> Iterator[tuple[set[int], str]]:
         if self.cgroup is not None:
@@ -107,7 +107,11 @@ class Targets:
         """Return the error that nothing matches."""
         hint = "--wait waits for it"
         if self.comm is not None and self.port is None and self.cgroup is None:
-            names = {processes.comm_of(pid) for pid in _pids()}
+            if any(map(_is_kernel_thread, _called(self.comm))):
+                return IophaseError(
+                    f"'{self.comm}' is a kernel thread: it makes no system calls", USAGE
+                )
+            names = {processes.comm_of(pid) for pid in _pids() if not _is_kernel_thread(pid)}
             close = get_close_matches(self.comm, names - {""}, n=1)
             what = f"no process is called '{self.comm}'"
             return IophaseError(
@@ -220,7 +224,7 @@ def chosen(args: Namespace, command: list[str], tids: tuple[int, ...] = ()) -> T
 
 def _numbers(args: Namespace) -> tuple[int, ...]:
     try:
-        pids = tuple(dict.fromkeys(int(pid) for pid in (args.pid or "").split(",") if pid))
+        pids = tuple(dict.fromkeys(map(int, args.pid.split(",")))) if args.pid else ()
     except ValueError:
         pids = (0,)
     if any(pid <= 0 for pid in pids):
@@ -250,13 +254,13 @@ def _listening(port: int) -> set[int]:
     return {pid for pid in _pids() if inodes & processes.socket_inodes(pid)} if inodes else set()
 
 
-def _flags(pid: int) -> int:
-    """Return the task flags of a process (proc(5), stat); 0 if it is gone."""
+def _is_kernel_thread(pid: int) -> bool:
+    """Tell by the task's flags (proc(5), stat); False if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[6])
+        return False
+    return bool(int(stat.rpartition(")")[2].split()[6]) & _PF_KTHREAD)
 
 
 def _status(pid: int) -> dict[str, str]:
@@ -278,7 +282,7 @@ def _check_process(pid: int) -> None:
             f"{pid} ({status['Name']}) is a thread of process {leader}: use -p {leader} -t {pid}",
             USAGE,
         )
-    if _flags(pid) & _PF_KTHREAD:
+    if _is_kernel_thread(pid):
         raise IophaseError(f"{name} is a kernel thread: it makes no system calls", USAGE)
     if status["State"].startswith(("Z", "X")):
         raise IophaseError(f"{name} has ended: nothing to trace", USAGE)

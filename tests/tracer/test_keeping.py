@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from analysis.summary import count_requests
 from probes.calls import CALL_NAMES, CALLS
 from probes.layout import CALL, KINDS, RECORD_SIZE, SOCKET, THREAD
 from tests.tracer.synthetic import call, delivery, joined, name, socket, thread
+from tracer.errors import USAGE, IophaseError
 from tracer.live.histograms import Histograms
 from tracer.live.summary import Summary
-from tracer.narrowing import Narrowing
+from tracer.narrowing import Narrowing, narrowing
 from tracer.ring import Records
 from tracer.rotation import Rotation
 from tracer.spool import SpoolWriter, open_spool
@@ -250,3 +252,20 @@ def _as_sockets(records: Records) -> Records:
 
     sockets: Records = records.view(SOCKET)
     return sockets
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [
+        *(("tid", text) for text in (",", "x", "0", "7,")),
+        *(("fd", text) for text in (",", "x", "-1")),
+        *(("peer", text) for text in ("host", "1.2.3.4:0", "1.2.3.4:99999", "1.2.3.4:", "[::1")),
+        *(("peer", text) for text in ("[::1]80", "[::1]:x", "10.0.0.0/33", "")),
+    ],
+)
+def test_a_narrowing_that_means_nothing_is_wrong_usage(option: str, wrong: str) -> None:
+    args = Namespace(tid=None, fd=None, peer=[])
+    setattr(args, option, [wrong] if option == "peer" else wrong)
+    with pytest.raises(IophaseError, match="not a") as refused:
+        narrowing(args)
+    assert refused.value.exit_code == USAGE

@@ -108,8 +108,11 @@ def test_numbers_that_cannot_be_traced_are_refused_with_the_reason(sleeper: int)
     assert refusal("-p", "-3").startswith("-p -3: not a list")
     assert refusal("-p", "4194304") == "process 4194304: there is none: nothing to trace"
     assert refusal("-p", str(os.getpid())).endswith("is iophase itself: it cannot trace itself")
-    kernel = next(pid for pid in targets._pids() if targets._flags(pid) & targets._PF_KTHREAD)
+    assert refusal("-p", ",").startswith("-p ,: not a list")
+    kernel = next(filter(targets._is_kernel_thread, targets._pids()))
     assert "is a kernel thread" in refusal("-p", str(kernel))
+    name = Path(f"/proc/{kernel}/comm").read_text().strip()
+    assert refusal("--comm", name) == f"'{name}' is a kernel thread: it makes no system calls"
     with subprocess.Popen(["true"]) as ended:
         limit = time.monotonic() + PATIENCE_S
         while "Z" not in Path(f"/proc/{ended.pid}/stat").read_text().split()[2]:
