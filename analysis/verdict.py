@@ -49,6 +49,8 @@ _REASONS = {
     "call": "inside the calls that took it",
     "copy": "in the copy itself",
 }
+_BETWEEN_CALLS = {"nobody_asked", "busy"}
+"""Reasons that calls on all of a thread's sockets tell."""
 
 
 def verdict(trace: Trace, answers: list[Answer], found: pd.DataFrame) -> list[str]:
@@ -163,11 +165,17 @@ def _reason_of_tail(trace: Trace, limit: float) -> str | None:
         return None
     shares = {reason: float(tail[f"{reason}_ns"].sum()) / total for reason in _REASONS}
     reason = max(shares, key=lambda name: shares[name])
-    if shares[reason] <= MOST:
+    if shares[reason] <= MOST or (reason in _BETWEEN_CALLS and _lacks_sockets(trace)):
         return None
     if reason == "busy" and (blamed := _whose_service(trace, tail)):
         return blamed
     return f"{share_text(shares[reason])} % of the tail's time passed {_REASONS[reason]}"
+
+
+def _lacks_sockets(trace: Trace) -> bool:
+    """Tell whether what a thread did on other sockets was left out by the user's wish."""
+    narrowed = trace.meta.get("narrowed") or {}
+    return (trace.meta.get("sample") or 1) > 1 or bool(narrowed.keys() & {"fds", "peers"})
 
 
 def _whose_service(trace: Trace, tail: pd.DataFrame) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.evidence import evidence
 from analysis.load import load
@@ -44,6 +45,26 @@ def test_a_tail_on_one_connection_names_it(tmp_path: Path) -> None:
     arrivals.to_csv(path / "deliveries.csv", index=False)
     sockets = pd.read_csv(path / "sockets.csv").set_index("socket")
     assert f"% of the tail is on one connection, {sockets['remote'][slow]}" in sentences(path)[1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "is_known"),
+    [
+        ({}, True),
+        ({"narrowed": {"tids": [7]}}, True),
+        ({"narrowed": {"peers": ["127.0.0.1"]}}, False),
+        ({"sample": 4}, False),
+    ],
+)
+def test_what_a_thread_was_busy_with_is_said_only_where_all_its_sockets_are_in_the_trace(
+    kept: dict[str, object], is_known: bool, tmp_path: Path
+) -> None:
+    path = make_trace(tmp_path / "blocking", "blocking", meta=kept)
+    arrivals = pd.read_csv(path / "deliveries.csv")
+    late = arrivals.index[np.arange(len(arrivals)) % 50 == 49]
+    arrivals.loc[late, "ready_ns"] -= LATE_NS
+    arrivals.to_csv(path / "deliveries.csv", index=False)
+    assert ("while the thread was busy with data" in sentences(path)[1]) == is_known
 
 
 def test_without_a_single_call_there_is_nothing_to_say_but_that(tmp_path: Path) -> None:
