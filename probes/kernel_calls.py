@@ -24,6 +24,7 @@ _CAST = "bpf_rdonly_cast"
 _CAST_TYPES = (
     "sock",
     "tcp_sock",
+    "udp_sock",
     "sk_buff",
     "socket",
     "file",
@@ -31,6 +32,7 @@ _CAST_TYPES = (
     "task_struct",
     "fdtable",
     "pt_regs",
+    "list_head",
 )
 """The structs that the C casts to: ``LOAD`` in ``state.bpf.c``."""
 

@@ -129,6 +129,7 @@ class Program:
             f"-DRECORD_SIZE={layout.RECORD_SIZE}",
             f"-DTASK_STATE_FIELD={_task_state_field()}",
             *(["-DHAVE_CURRENT_TASK_BTF"] if _has_helper("get_current_task_btf") else []),
+            *(["-DHAVE_TASK_PT_REGS"] if _has_helper("task_pt_regs") else []),
             *(["-DVERIFIER_FORGETS"] if _verifier_forgets() else []),
             *calls.number_defines(),
             *kernel_calls.defines(),

@@ -8,6 +8,24 @@
 
 #define PF_KTHREAD 0x00200000
 
+/*
+ * Is the process in a system call? Otherwise it was in user space when an interrupt came, in whose softirq this is.
+ * (bpf_task_pt_regs() since v5.15, dd6e10fbd9fb; before, it is taken to be in one.)
+ */
+static __always_inline int in_system_call(void)
+{
+#ifdef HAVE_TASK_PT_REGS
+    struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+#ifdef __aarch64__
+    return regs->syscallno >= 0;
+#else
+    return (s64)regs->orig_ax >= 0;
+#endif
+#else
+    return 1;
+#endif
+}
+
 /* In whose context the current code runs. */
 static __always_inline u8 current_waker(void)
 {
@@ -19,7 +37,7 @@ static __always_inline u8 current_waker(void)
     struct task_struct *task = (void *)bpf_get_current_task();
     LOAD(flags, task, flags);
     if (!(flags & PF_KTHREAD))
-        return WAKER_PROCESS;
+        return in_system_call() ? WAKER_PROCESS : WAKER_SOFTIRQ;
     char comm[16] = {};
     bpf_get_current_comm(comm, sizeof(comm));
     return comm[0] == 'k' && comm[1] == 's' && comm[2] == 'o' && comm[3] == 'f' ? WAKER_KSOFTIRQD : WAKER_WORKER;
@@ -67,53 +85,31 @@ static __always_inline struct socket_state *watched_socket(struct sock *sk)
     return watch_socket(sk, MAKER_SOFTIRQ);
 }
 
-/*
- * UDP queues a datagram first and tells of it afterwards (net/ipv4/udp.c, __udp_enqueue_schedule_skb): a
- * receiver that polls may have taken it by then. What has not been told after this time never will be.
- */
-#define LATE_NS 1000000
-
-static __always_inline int is_late(struct socket_state *s)
+/* Bytes up to `taken` have left the socket: if nobody told of their arrival, their age is unknown. */
+static __always_inline void note_untold(struct thread_state *t, struct socket_state *s, u32 taken)
 {
-    if (!s->early)
-        return 0;
-    if (bpf_ktime_get_ns() - s->early_at > LATE_NS) {
-        s->early = 0;
-        return 0;
-    }
-    s->early -= 1;
-    return 1;
-}
-
-/* Data up to `taken` has left the socket: if nobody told of its arrival, its age is unknown. */
-static __always_inline void note_untold(struct thread_state *t, struct socket_state *s, u32 taken, u64 now)
-{
-    u32 end = taken;
     if ((s32)(taken - s->last_end) <= 0)
         return;
-    if (s->stream) {
-        end = received_end((void *)t->sock);
-        if ((s32)(taken - end) < 0) /* beyond it there is only a FIN */
-            end = taken;
-    }
-    if ((s32)(end - s->last_end) <= 0)
-        return;
-    if (!s->stream) {
-        s->early = end - s->last_end;
-        s->early_at = now;
-    }
-    push_unknown_arrival(s, end);
+    u32 end = received_end((void *)t->sock);
+    if ((s32)(taken - end) < 0) /* beyond it there is only a FIN */
+        end = taken;
+    if ((s32)(end - s->last_end) > 0)
+        push_unknown_arrival(s, end);
 }
 
 /* Returns the state of the socket if data has arrived on it, and NULL if nothing that is watched has. */
 static __always_inline struct socket_state *on_data_ready(struct sock *sk)
 {
     struct socket_state *s = watched_socket(sk);
-    if (!s || is_late(s))
+    if (!s)
         return NULL;
     u32 end = s->stream ? received_end(sk) : s->last_end + 1;
     if ((s32)(end - s->last_end) <= 0) /* a bare FIN, or a listener's new connection */
         return NULL;
+    if (!s->stream && (s32)(end - s->taken_end) <= 0) { /* it has been taken already */
+        s->last_end = end;
+        return NULL;
+    }
     push_arrival(s, bpf_ktime_get_ns(), end);
     return s;
 }
@@ -126,8 +122,30 @@ static __always_inline u64 noticed_at(struct thread_state *t, u64 ready)
     return t->noticed_at >= ready ? t->noticed_at : t->call_at;
 }
 
-/* The `end` up to which data has been taken when a receive that returned `result` is over. */
-static __always_inline u32 taken_end(struct thread_state *t, struct socket_state *s, s64 result)
+/* Has a part of the oldest queued message been taken? */
+static __always_inline int is_begun(struct sock *sk)
+{
+    struct sk_buff *oldest = NULL;
+    u32 consumed = 0;
+    LOAD_POINTER(oldest, &sk->sk_receive_queue);
+    READ(consumed, &((struct unix_skb_parms *)&oldest->cb)->consumed);
+    return consumed != 0;
+}
+
+/*
+ * A unix stream hands a message out in parts, and several at once: how many it has handed out, the length of its queue
+ * says, if everybody has told of what is there, and what has become of the oldest one.
+ */
+static __always_inline u32 unix_stream_end(struct socket_state *s, struct sock *sk, u64 bytes)
+{
+    u32 queued = queued_messages(sk), end = s->last_end - queued;
+    if ((s32)(end - s->taken_end) > 0)
+        return end;
+    return s->taken_end + (bytes && !(queued && is_begun(sk)));
+}
+
+/* The `end` up to which data has been taken when a receive is over that returned `result` and brought `bytes`. */
+static __always_inline u32 taken_end(struct thread_state *t, struct socket_state *s, s64 result, u64 bytes)
 {
     struct sock *sk = (void *)t->sock;
     if (s->stream) {
@@ -135,20 +153,20 @@ static __always_inline u32 taken_end(struct thread_state *t, struct socket_state
         LOAD(copied, (struct tcp_sock *)sk, copied_seq);
         return copied;
     }
-    if (t->peeks)
+    if (t->peeks || (!result && s->head == s->tail)) /* the end of what its other side has to say */
         return s->taken_end;
-    if (protocol_of(sk) == IPPROTO_UDP)
+    if (s->each)
         return s->taken_end + (t->call == CALL_recvmmsg ? result : 1);
-    return s->last_end - queued_messages(sk);
+    return unix_stream_end(s, sk, bytes);
 }
 
-/* Has the oldest arrival been taken: of a stream all of it, else one of its messages? */
+/* Has the oldest arrival been taken: of a stream all of it, else one message, of which nobody may have told? */
 static __always_inline int arrival_taken(struct socket_state *s, u32 taken)
 {
-    if (s->head == s->tail)
-        return 0;
     if (!s->stream)
         return (s32)(taken - s->taken_end) > 0;
+    if (s->head == s->tail)
+        return 0;
     return (s32)(taken - s->arrivals[s->head & (ARRIVALS - 1)].end) >= 0;
 }
 
@@ -177,6 +195,48 @@ static __always_inline u32 forget_arrivals(struct socket_state *s)
         s->head_noticed = 0;
     }
     return gone;
+}
+
+/*
+ * A message is queued first and told of afterwards (net/ipv4/udp.c, __udp_enqueue_schedule_skb; net/unix/af_unix.c).
+ * It is told of too late to be new if it was counted when its socket was first named, and not at all if that was so
+ * before anybody looked, or if the kernel throws it away. So the books are compared with the queue, whenever nobody is
+ * about to take from it. `taken` messages have left the queue and are still in the books.
+ *
+ * What is in the books and not in the queue does not exist. The reverse may be about to be told, but not for so long.
+ */
+#define LATE_NS 100000000
+
+static __always_inline void settle_messages(struct socket_state *s, struct sock *sk, u32 taken, u64 now)
+{
+    u32 outstanding = s->last_end - s->taken_end; /* before the queue: the books may lag behind, not lead */
+    asm volatile("" ::: "memory");
+    s32 missing = queued_messages(sk) + taken - outstanding;
+    if (!missing) {
+        s->missing_since = 0;
+    } else if (missing > 0 && !s->missing_since) {
+        s->missing_since = now;
+    } else if (missing < 0 || now - s->missing_since > LATE_NS) {
+        s->taken_end -= missing;
+        s->missing_since = 0;
+        forget_arrivals(s);
+    }
+}
+
+/* A call is about to take messages: other calls in flight may have taken what is in the books. */
+static __always_inline void begin_taking(struct thread_state *t, struct socket_state *s, u64 now)
+{
+    if (!s->receiving)
+        settle_messages(s, (void *)t->sock, 0, now);
+    __sync_fetch_and_add(&s->receiving, 1);
+    t->receiving = 1;
+}
+
+static __always_inline void end_taking(struct thread_state *t, struct socket_state *s)
+{
+    if (t->receiving && s)
+        __sync_fetch_and_add(&s->receiving, -1);
+    t->receiving = 0;
 }
 
 /*
@@ -210,6 +270,15 @@ static __always_inline void take_arrival(struct thread_state *t, struct socket_s
                                          u64 now, u32 received)
 {
     struct arrival *a = &s->arrivals[s->head & (ARRIVALS - 1)];
+    if (s->head == s->tail) { /* a message that nobody has told of */
+        if (r) {
+            r->flags |= FLAG_DELIVERED | FLAG_READY_UNKNOWN;
+            r->copied = t->copied_at ? t->copied_at : now;
+            r->delivered = received;
+        }
+        s->taken_end += 1;
+        return;
+    }
     if (r) {
         r->flags |= FLAG_DELIVERED | a->flags;
         r->ready = a->ready;

@@ -210,18 +210,27 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
     u64 bytes = payload(t, result);
     struct socket_state *s = NULL;
 
-    if (is_receive(t->call) && result >= 0 && t->sock) {
+    if (is_receive(t->call) && t->sock && (result >= 0 || t->receiving)) {
         s = sockets.lookup(&t->sock);
+        if (result < 0) {
+            end_taking(t, s);
+            s = NULL;
+        }
         if (s) {
-            u32 end = taken_end(t, s, result);
+            u32 end = taken_end(t, s, result, bytes);
             if (s->stream && !(t->flags & FLAG_BYTES_UNKNOWN))
                 forget_taken_unseen(s, (void *)t->sock, end, bytes);
-            note_untold(t, s, end, now);
+            if (s->stream)
+                note_untold(t, s, end);
+            else
+                forget_arrivals(s); /* of what was taken before anybody had told of it */
             t->taken.end = end;
             t->taken.bytes = whole_message(t, s, end, bytes);
         }
     }
     finish_call(t, s, now, result, bytes);
+    if (t->receiving)
+        end_taking(t, s);
 }
 
 /* Ends a receive outside any call of the thread; what it took is delivered already. */
@@ -384,6 +393,8 @@ static __always_inline void note_touch(struct thread_state *t, u8 call, struct p
 static __always_inline void lose_call(struct thread_state *t, u64 now)
 {
     u64 off_cpu = call_off_cpu(t);
+    if (t->receiving)
+        end_taking(t, sockets.lookup(&t->sock));
     t->other_calls += now - t->call_at - off_cpu;
     t->off_cpu_elsewhere += off_cpu;
     t->mark = now;
@@ -443,8 +454,12 @@ TRACEPOINT(sys_enter)
     begin_call(t, call, now);
     t->fd = first;
     remember_socket(t, &d);
-    if (is_receive(call))
+    if (is_receive(call)) {
         t->peeks = peeks(call, regs);
+        struct socket_state *s = d.known ? NULL : sockets.lookup(&d.sock);
+        if (s && !s->stream)
+            begin_taking(t, s, now);
+    }
     if (call == CALL_recvmmsg)
         LOAD_ARGUMENT(t->vector, PARM2, regs);
     return 0;

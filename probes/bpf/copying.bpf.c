@@ -95,7 +95,7 @@ TRACEPOINT(tcp_rcv_space_adjust)
 /* The first message of a socket that nobody has named before has gone: of what remains, nothing is known to be of it. */
 static __always_inline void note_first_message(struct sock *sk, struct socket_state *s)
 {
-    if (protocol_of(sk) != IPPROTO_UDP && !queued_messages(sk))
+    if (s->each || !queued_messages(sk))
         push_unknown_arrival(s, s->last_end + 1);
 }
 
@@ -116,8 +116,9 @@ static __always_inline void take_message(struct thread_state *t, struct sock *sk
         note_first_message(sk, s);
     t->sock = key;
     t->socket = d.inode;
-    u32 taken = taken_end(t, s, bytes);
-    note_untold(t, s, taken, now);
+    if (s->each)
+        settle_messages(s, sk, 1, now);
+    u32 taken = taken_end(t, s, bytes, bytes);
     bytes = whole_message(t, s, taken, bytes);
     if (arrival_taken(s, taken))
         deliver_apart(t, s, now, bytes);
@@ -126,12 +127,12 @@ static __always_inline void take_message(struct thread_state *t, struct sock *sk
 
 TRACEPOINT(sock_recv_length)
 {
-    struct thread_state *t = current_thread();
-    if (!t || (t->mode == MODE_CALL && !is_submit(t->call)))
-        return 0;
     struct sock *sk = (struct sock *)ctx->args[0];
     int result = ctx->args[1], flags = ctx->args[2];
     if (result <= 0 || flags & MSG_PEEK || protocol_of(sk) == IPPROTO_TCP)
+        return 0;
+    struct thread_state *t = current_thread();
+    if (!t || (t->mode == MODE_CALL && !is_submit(t->call)))
         return 0;
     u64 now = bpf_ktime_get_ns();
     if (t->mode != MODE_CALL)

@@ -50,7 +50,7 @@ static __always_inline struct file *file_of_descriptor(int fd)
     if ((u32)fd >= size)
         return NULL;
     LOAD(files, table, fd);
-    READ(file, &files[(u32)fd]);
+    LOAD_POINTER(file, &files[(u32)fd]);
     return file;
 }
 
@@ -127,9 +127,19 @@ static __always_inline u32 received_end(struct sock *sk)
 
 static __always_inline u32 queued_messages(struct sock *sk)
 {
-    u32 length = 0;
+    u32 length = 0, aside = 0;
     LOAD(length, sk, sk_receive_queue.qlen);
-    return length;
+    if (protocol_of(sk) == IPPROTO_UDP) /* a reader sets the whole queue aside for itself */
+        LOAD(aside, (struct udp_sock *)sk, reader_queue.qlen);
+    return length + aside;
+}
+
+/* Does a receive take one message, whole? */
+static __always_inline int is_message_based(struct sock *sk)
+{
+    u16 type = 0;
+    LOAD(type, sk, sk_type);
+    return type != SOCK_STREAM;
 }
 
 /* Before it was connected it had no sequence numbers to count from. */
@@ -143,8 +153,10 @@ static __always_inline void begin_sequence(struct socket_state *s, struct sock *
 static __always_inline void begin_socket(struct socket_state *s, struct sock *sk)
 {
     __builtin_memset(s, 0, offsetof(struct socket_state, arrivals));
-    if (protocol_of(sk) != IPPROTO_TCP)
+    if (protocol_of(sk) != IPPROTO_TCP) {
+        s->each = is_message_based(sk);
         return;
+    }
     s->stream = 1;
     begin_sequence(s, sk);
 }
@@ -167,7 +179,7 @@ static __always_inline void push_unknown_arrival(struct socket_state *s, u32 end
 /* What was received before the socket was watched: one arrival of unknown age. */
 static __always_inline void note_earlier_data(struct sock *sk, struct socket_state *s)
 {
-    u32 end = s->stream ? received_end(sk) : s->last_end + queued_messages(sk);
+    u32 end = s->stream ? received_end(sk) : queued_messages(sk);
     if ((s32)(end - s->last_end) > 0)
         push_unknown_arrival(s, end);
 }

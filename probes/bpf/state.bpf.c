@@ -19,15 +19,21 @@
 static void *(*rdonly_cast)(const void *object, u32 type) = (void *)KERNEL_CALL_RDONLY_CAST;
 #define TYPE_ID(object)                                                                                    \
     _Generic((object), struct sock *: TYPE_sock, struct tcp_sock *: TYPE_tcp_sock,                         \
+             struct udp_sock *: TYPE_udp_sock,                                                             \
              struct sk_buff *: TYPE_sk_buff, struct socket *: TYPE_socket, struct file *: TYPE_file,       \
              struct inode *: TYPE_inode, struct task_struct *: TYPE_task_struct,                           \
-             struct fdtable *: TYPE_fdtable, struct pt_regs *: TYPE_pt_regs)
+             struct fdtable *: TYPE_fdtable, struct pt_regs *: TYPE_pt_regs,                               \
+             struct list_head *: TYPE_list_head)
 #define KERNEL(object) ((typeof(object))rdonly_cast(object, TYPE_ID(object)))
 #define LOAD(destination, object, member) (destination) = (typeof(destination))KERNEL(object)->member
 #define LOAD_ARGUMENT(destination, parameter, regs) (destination) = PT_REGS_##parameter(KERNEL(regs))
+/* A pointer that stands alone is read as what is one, too: a list's first member. */
+#define LOAD_POINTER(destination, pointer) \
+    (destination) = (typeof(destination))KERNEL((struct list_head *)(pointer))->next
 #else
 #define LOAD(destination, object, member) READ(destination, &(object)->member)
 #define LOAD_ARGUMENT(destination, parameter, regs) READ(destination, &PT_REGS_##parameter(regs))
+#define LOAD_POINTER(destination, pointer) READ(destination, pointer)
 #endif
 
 /* By its BCC name the helper would make BCC read all of /proc/kallsyms at each use: 0.1 s apiece. */
@@ -143,6 +149,7 @@ struct thread_state {
     u8 flags;
     u8 role;
     u8 peeks; /* MSG_PEEK: the data stays where it is */
+    u8 receiving; /* counted in its socket's `receiving` */
     u8 touches; /* MODE_OTHER_CALL that names a socket: on return it is looked at once more */
 };
 
@@ -169,10 +176,11 @@ struct socket_state {
     u32 last_end;  /* `end` of the newest arrival */
     u32 taken_end; /* `end` of the newest arrival that was copied completely */
     u32 copied_end; /* TCP: copied_seq when it was last looked at */
-    u32 early;      /* datagrams that were taken before anybody said that they are there */
-    u64 early_at;
+    u32 receiving;  /* calls in flight that may take a message */
+    u64 missing_since; /* more messages are queued than anybody has told of; 0: no */
     u64 part;       /* bytes of the oldest message that have been taken, of a unix stream */
-    u8 stream;
+    u8 stream; /* TCP */
+    u8 each;   /* a receive takes one message, whole: UDP, unix datagrams */
     struct arrival arrivals[ARRIVALS];
 };
 

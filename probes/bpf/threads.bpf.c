@@ -38,6 +38,8 @@ static __always_inline void end_thread(struct thread_state *t, u64 now)
     }
     if (t->mode == MODE_CALL) {
         t->flags |= FLAG_UNFINISHED;
+        if (t->receiving)
+            end_taking(t, sockets.lookup(&t->sock));
         finish_call(t, NULL, now, NO_RESULT, is_submit(t->call) ? t->moved : 0);
     } else if (t->mode == MODE_OTHER_CALL) {
         t->other_calls += now - t->mark;
