@@ -65,6 +65,17 @@ def _left_out(traces: Sequence[Trace]) -> Iterator[str]:
             yield f"Rows{where} are the newest only: {rows}; times of threads are of all they did."
 
 
+def _submitted_unseen(traces: Sequence[Trace]) -> Iterator[str]:
+    """Say where io_uring or native AIO was at work without the probe that sees their messages."""
+    for trace in traces:
+        reason = dict(unattached(trace)).get("sock_recv_length")
+        if reason and trace.calls["call"].isin(("io_uring_enter", "io_submit")).any():
+            yield (
+                f"{trace.name}: what io_uring and native AIO received over UDP and unix sockets is"
+                f" not in the trace ({reason})."
+            )
+
+
 def _has_absent(summary: pd.DataFrame, columns: Sequence[Column]) -> bool:
     return bool(summary[[column.source for column in columns]].isna().to_numpy().any())
 
@@ -108,6 +119,7 @@ def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
             f"{count_text(row['requests'])} requests: a part of the server was not traced."
         )
     yield from _left_out(traces)
+    yield from _submitted_unseen(traces)
     merged = sum(int(trace.meta.get("merged") or 0) for trace in traces)
     if merged:
         yield f"{count_text(merged)} arrivals were merged into a neighbour: too many were pending."

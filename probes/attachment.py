@@ -56,6 +56,8 @@ def _attach_tracepoint(bpf: Any, step: Step, replaced: dict[str, str]) -> Attach
     name, phase = step.symbol, step.probe.phase
     if name in replaced:
         return Attached(name, phase, None, f"not needed: {replaced[name]} is attached")
+    if not step.backends:
+        return Attached(name, phase, None, step.detail)
     from bcc import BPF
 
     try:

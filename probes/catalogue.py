@@ -25,6 +25,8 @@ class Tracepoint(NamedTuple):
     required: bool = False
     stand_in: tuple[str, ...] = ()
     """The tracepoints that give the same less exactly, where this one is missing."""
+    only_submits: bool = False
+    """Whether nobody needs it but programs that use io_uring or native AIO."""
 
 
 class Function(NamedTuple):
@@ -72,6 +74,7 @@ TRACEPOINTS: tuple[Tracepoint, ...] = (
         "deliveries",
         "6.3",
         "what io_uring and native AIO receive over UDP and unix sockets",
+        only_submits=True,
     ),
     Tracepoint("tcp_probe", "deliveries", "4.16", "when TCP segments came in"),
 )

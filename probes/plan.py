@@ -14,7 +14,16 @@ from probes import btf, syscall
 from probes.catalogue import FUNCTIONS, TRACEPOINTS, Function, Tracepoint, system_call_symbol
 from probes.errors import ProbeError
 
-__all__ = ("BACKENDS", "Backend", "Plan", "Step", "make_plan", "refusals", "symbol_of")
+__all__ = (
+    "BACKENDS",
+    "Backend",
+    "Plan",
+    "Step",
+    "has_tracepoint",
+    "make_plan",
+    "refusals",
+    "symbol_of",
+)
 
 Backend = Literal["fentry", "kprobe", "tracepoint"]
 
@@ -78,10 +87,12 @@ def _fentry_refusal(symbol: str = _TRIAL_FUNCTION) -> str | None:
     return None
 
 
-def make_plan(force: Backend | None = None) -> Plan:
+def make_plan(force: Backend | None = None, *, submits: bool = True) -> Plan:
     """Return the attach plan of this host; ``force`` allows one backend for functions.
 
-    Raises ``ProbeError`` when the forced backend is refused, and names the one that would do.
+    ``submits`` says whether a target may ask the kernel to receive by itself, by io_uring or native
+    AIO: what only they need costs the others, too. Raises ``ProbeError`` when the forced backend is
+    refused, and names the one that would do.
     """
     refused = refusals()
     allowed = [backend for backend in BACKENDS[:2] if backend not in refused]
@@ -93,8 +104,23 @@ def make_plan(force: Backend | None = None) -> Plan:
             raise ProbeError(f"{force}: {refused[force]}; use --backend {usable}")
         allowed = [force]
     functions = [_function_step(function, allowed) for function in FUNCTIONS]
-    tracepoints = [Step(point, point.name, ("tracepoint",), "") for point in TRACEPOINTS]
+    tracepoints = [_tracepoint_step(point, submits) for point in TRACEPOINTS]
     return Plan((*tracepoints, *functions), refused)
+
+
+def _tracepoint_step(point: Tracepoint, submits: bool) -> Step:
+    better = [other.name for other in TRACEPOINTS if point.name in other.stand_in]
+    detail = ""
+    if point.only_submits and not submits:
+        detail = "not needed: no target used io_uring or native AIO when tracing began"
+    elif any(map(has_tracepoint, better)):
+        detail = f"not needed: this kernel has {better[0]}"
+    return Step(point, point.name, () if detail else ("tracepoint",), detail)
+
+
+def has_tracepoint(name: str) -> bool:
+    """Look for the type that every raw tracepoint has in BTF (include/trace/bpf_probe.h)."""
+    return bool(btf.load().find(btf.Kind.TYPEDEF, f"btf_trace_{name}"))
 
 
 def _function_step(function: Function, allowed: list[Backend]) -> Step:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from probes import btf, calibration, calls, kernel_calls, layout, syscall
 from probes.attachment import Attached, attach, detach, load
+from probes.catalogue import TRACEPOINTS, Function, Tracepoint
 from probes.compiler import compile_program
 from probes.errors import ProbeError
 from probes.plan import BACKENDS, Backend, Plan, make_plan
@@ -113,7 +114,7 @@ class Program:
         self.attached: list[Attached] = []
         self.resolution_ns: dict[str, int] = {}
         """Calibrated when attached: see ``probes.calibration``."""
-        self._functions = [step for step in self.plan.steps if step.backends != ("tracepoint",)]
+        self._functions = [step for step in self.plan.steps if isinstance(step.probe, Function)]
         self._bpf = self._compile()
         self._open_thread = self._load("open_thread")
         self._close_thread = self._load("close_thread")
@@ -133,10 +134,20 @@ class Program:
             *(["-DVERIFIER_FORGETS"] if _verifier_forgets() else []),
             *calls.number_defines(),
             *kernel_calls.defines(),
+            *self._tracepoint_defines(),
             *self._function_defines(),
         ]
         source = "\n".join(f'#include "{name}.bpf.c"' for name in _SOURCES)
         return compile_program(source, cflags=flags, prelude=layout.c_definitions())
+
+    def _tracepoint_defines(self) -> list[str]:
+        """Tell the C which tracepoints a plan may attach: the others cost time to compile."""
+        steps = [step for plan in self._plans for step in plan.steps]
+        points = [step for step in steps if isinstance(step.probe, Tracepoint)]
+        tried = {step.symbol for step in points if step.backends}
+        return [
+            f"-DTRY_TRACEPOINT_{point.name}={int(point.name in tried)}" for point in TRACEPOINTS
+        ]
 
     def _function_defines(self) -> list[str]:
         """Tell the C which backends to compile for, and of each function where its result is."""

@@ -65,8 +65,10 @@ def look_ahead() -> Outlook:
 def _prospects(plan: Plan) -> list[Prospect]:
     """Foretell each step: functions first, as they are attached, because they spare tracepoints."""
     from probes.catalogue import Function
+    from probes.plan import has_tracepoint
 
-    here = {step.symbol for step in plan.steps if _is_tracepoint_of_this_kernel(step)}
+    points = [step.symbol for step in plan.steps if not isinstance(step.probe, Function)]
+    here = set(filter(has_tracepoint, points))
     spared: dict[str, str] = {}
     found: dict[str, Prospect] = {}
     for step in sorted(plan.steps, key=lambda step: not isinstance(step.probe, Function)):
@@ -86,6 +88,8 @@ def _prospect(step: Step, here: set[str], spared: dict[str, str]) -> Prospect:
     detail, needed = step.detail, step.symbol not in spared
     if not needed:
         backend, detail = None, f"not needed: {spared[step.symbol]} is attached"
+    elif not isinstance(probe, Function) and not step.backends:
+        needed = False
     elif not isinstance(probe, Function) and step.symbol not in here:
         backend, detail = None, f"not in this kernel (since {probe.since})"
     stand_in = probe.stand_in if set(probe.stand_in) <= here else ()
@@ -99,12 +103,3 @@ def _prospect(step: Step, here: set[str], spared: dict[str, str]) -> Prospect:
         stand_in=stand_in,
         needed=needed,
     )
-
-
-def _is_tracepoint_of_this_kernel(step: Step) -> bool:
-    """Look for the type that every raw tracepoint has in BTF (include/trace/bpf_probe.h)."""
-    from probes import btf
-
-    if step.backends != ("tracepoint",):
-        return False
-    return bool(btf.load().find(btf.Kind.TYPEDEF, f"btf_trace_{step.symbol}"))

@@ -239,19 +239,19 @@ class Session:
 
 @contextlib.contextmanager
 def attached_program(
-    backend: Backend | None = None, ring_bytes: int = RING_BYTES
+    backend: Backend | None = None, ring_bytes: int = RING_BYTES, *, submits: bool = True
 ) -> Iterator[Program]:
     """Attach the probes for the sessions in the block, by the best backend or only by ``backend``.
 
-    ``ring_bytes`` is a power of two. Raises ``IophaseError`` when this host refuses a probe that is
-    required, or the backend.
+    ``ring_bytes`` is a power of two; ``submits`` is explained at ``make_plan``. Raises
+    ``IophaseError`` when this host refuses a probe that is required, or the backend.
     """
     require_tracing()
     with contextlib.ExitStack() as stack:
         try:
             with status() as show:
                 show("attaching the probes ...")
-                program = Program(make_plan(backend), ring_bytes=ring_bytes)
+                program = Program(make_plan(backend, submits=submits), ring_bytes=ring_bytes)
                 stack.callback(program.close)
                 program.attach()
         except ProbeError as error:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-__all__ = ("Standing", "standing_of")
+from tracer.processes import descendants_of
+
+__all__ = ("Standing", "standing_of", "submitting")
 
 _INTEREST = re.compile(r"tfd: *\d+ events: *([0-9a-f]+) .*? sdev:([0-9a-f]+)")
 _FLAGS = re.compile(r"^flags:\s*([0-7]+)$", re.MULTILINE)
@@ -49,6 +51,26 @@ def standing_of(pid: int) -> Standing | None:
         elif kind.startswith("socket:") and (flags := _FLAGS.search(text)):
             found["sigio_sockets"] += bool(int(flags[1], 8) & os.O_ASYNC)
     return found if any(value for name, value in found.items() if name != "pid") else None
+
+
+def submitting(pids: Sequence[int]) -> bool:
+    """Return whether any process, or one that it has forked, may ask the kernel to receive for it.
+
+    That is by io_uring or native AIO.
+    """
+    return any(_submits(one) for pid in pids for one in (pid, *descendants_of(pid)))
+
+
+def _submits(pid: int) -> bool:
+    """Look for rings, and for the mapping that is an AIO context (fs/aio.c, aio_setup_ring)."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        if any(kind == "anon_inode:[io_uring]" for kind, _ in _descriptors(pid)):
+            return True
+        with (folder / "maps").open("rb") as maps:
+            return any(b"/[aio]" in line for line in maps)
+    except OSError:  # it is gone, or nobody may look: then it is not known
+        return True
 
 
 def _add(found: Standing, mask: int) -> None:

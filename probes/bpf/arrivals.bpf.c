@@ -45,7 +45,7 @@ static __always_inline u8 current_waker(void)
 
 static __always_inline void push_arrival(struct socket_state *s, u64 now, u32 end)
 {
-    if (s->tail - s->head >= ARRIVALS) { /* join the newest one; its data became ready earlier */
+    if (unlikely(s->tail - s->head >= ARRIVALS)) { /* join the newest one; its data became ready earlier */
         s->arrivals[(s->tail - 1) & (ARRIVALS - 1)].end = end;
         s->last_end = end;
         count(COUNT_MERGED);

@@ -130,7 +130,7 @@ static __always_inline u64 payload(struct thread_state *t, s64 result)
         return t->moved;
     if (!is_receive(t->call) || result <= 0 || t->peeks)
         return 0;
-    return t->call == CALL_recvmmsg ? payload_of_messages(t, result) : result;
+    return unlikely(t->call == CALL_recvmmsg) ? payload_of_messages(t, result) : result;
 }
 
 /*
@@ -173,8 +173,10 @@ static __always_inline void finish_call(struct thread_state *t, struct socket_st
 {
     struct phases p;
 
+#if defined(TRY_FENTRY) || defined(TRY_KPROBE)
     if (!(t->flags & FLAG_UNFINISHED))
         settle_spans(t);
+#endif
     if (bytes && !t->copied_at)
         t->flags |= FLAG_COPY_UNKNOWN;
     split(t, now, result, &p);
@@ -190,7 +192,7 @@ static __always_inline void finish_call(struct thread_state *t, struct socket_st
         }
         submit(r);
     }
-    if (s && (delivers_each(t, s) || !r))
+    if (s && (delivers_each(t, s) || unlikely(!r)))
         deliver_further(t, s, now);
     if (s && !s->stream)
         forget_messages(s, t->taken.end);
@@ -411,7 +413,7 @@ TRACEPOINT(sys_enter)
     struct pt_regs *regs = (void *)ctx->args[0];
     u8 call = classify(ctx->args[1]);
 
-    if (t->mode == MODE_CALL)
+    if (unlikely(t->mode == MODE_CALL))
         lose_call(t, now);
     t->user += now - t->mark;
     t->mark = now;
@@ -437,9 +439,9 @@ TRACEPOINT(sys_enter)
             t->fd = first;
         return 0;
     }
-    if (call == TOUCHES_THIRD)
+    if (unlikely(call == TOUCHES_THIRD))
         LOAD_ARGUMENT(first, PARM3, regs);
-    if (is_touch(call)) {
+    if (unlikely(is_touch(call))) {
         t->touches = call == TOUCHES_FIRST;
         t->fd = first;
     }
@@ -447,7 +449,7 @@ TRACEPOINT(sys_enter)
     if (!socket_of_descriptor(first, &d))
         return 0; /* a file, a pipe: one of the other calls */
     touch_socket(now, t, &d);
-    if (is_touch(call)) {
+    if (unlikely(is_touch(call))) {
         note_touch(t, call, regs);
         return 0;
     }
@@ -460,7 +462,7 @@ TRACEPOINT(sys_enter)
         if (s && !s->stream)
             begin_taking(t, s, now);
     }
-    if (call == CALL_recvmmsg)
+    if (unlikely(call == CALL_recvmmsg))
         LOAD_ARGUMENT(t->vector, PARM2, regs);
     return 0;
 }
@@ -491,7 +493,7 @@ TRACEPOINT(sys_exit)
 
     struct descriptor d = {};
     int fd = descriptor_on_return(t, result);
-    if (fd >= 0 && socket_of_descriptor(fd, &d)) {
+    if (unlikely(fd >= 0) && socket_of_descriptor(fd, &d)) {
         touch_socket(now, t, &d);
         if (t->mode != MODE_CALL)
             watch_port(&d);
@@ -513,12 +515,14 @@ TRACEPOINT(sys_exit)
  * A program runs on a CPU once at a time. While a thread is preempted at the end of one, which is when preemption
  * is allowed again, the same program is skipped for all others there: a second one looks whether the first has run.
  */
+#define TRY_TRACEPOINT_sys_enter_again 1
 TRACEPOINT(sys_enter_again)
 {
     struct thread_state *t = current_thread();
     return t && t->mode == MODE_USER ? do_sys_enter(ctx) : 0;
 }
 
+#define TRY_TRACEPOINT_sys_exit_again 1
 TRACEPOINT(sys_exit_again)
 {
     struct thread_state *t = current_thread();

@@ -23,11 +23,6 @@
     WHERE(TRY_KPROBE_##function, KRETPROBE, function, leave_##function(PT_REGS_RC(ctx)))                   \
     static __always_inline int leave_##function(u64 value)
 
-#define WHERE(tried, kind, function, call) WHERE_(tried, kind, function, call)
-#define WHERE_(tried, kind, function, call) WHERE_##tried(kind, function, call)
-#define WHERE_0(kind, function, call)
-#define WHERE_1(kind, function, call) kind(function, call)
-
 #define FENTRY(function, call)                                                                             \
     int kfunc__##function(u64 *ctx) { if (UNPREEMPTED(call)) count(COUNT_HITS + HITS_##function); return 0; }
 #define FEXIT(function, call)                                                                              \

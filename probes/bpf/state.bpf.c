@@ -8,6 +8,9 @@
  * that runs is put right.
  */
 
+/* What happens seldom is compiled to where it is not in the way of the rest. */
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
 #define READ(destination, pointer) bpf_probe_read_kernel(&(destination), sizeof(destination), (pointer))
 
 /*
@@ -39,11 +42,18 @@ static void *(*rdonly_cast)(const void *object, u32 type) = (void *)KERNEL_CALL_
 /* By its BCC name the helper would make BCC read all of /proc/kallsyms at each use: 0.1 s apiece. */
 static int (*read_user)(void *destination, u32 size, const void *pointer) = (void *)BPF_FUNC_probe_read_user;
 
-/* BCC attaches what is called raw_tracepoint__*, and at once: the catalogue decides here. */
+/* WHERE(tried, kind, name, call) is kind(name, call) where `tried` is 1, and nothing where it is 0: what is compiled. */
+#define WHERE(tried, kind, name, call) WHERE_(tried, kind, name, call)
+#define WHERE_(tried, kind, name, call) WHERE_##tried(kind, name, call)
+#define WHERE_0(kind, name, call)
+#define WHERE_1(kind, name, call) kind(name, call)
+
+/* BCC attaches what is called raw_tracepoint__*, and at once: the catalogue decides here, and TRY_TRACEPOINT_name. */
 #define TRACEPOINT(name)                                                                                   \
     static __always_inline int do_##name(struct bpf_raw_tracepoint_args *ctx);                             \
-    int on_##name(struct bpf_raw_tracepoint_args *ctx) { return WHOLE(do_##name(ctx)); }                   \
+    WHERE(TRY_TRACEPOINT_##name, RAW_TRACEPOINT, name, do_##name(ctx))                                     \
     static __always_inline int do_##name(struct bpf_raw_tracepoint_args *ctx)
+#define RAW_TRACEPOINT(name, call) int on_##name(struct bpf_raw_tracepoint_args *ctx) { return WHOLE(call); }
 
 /*
  * From 7.0 on a program of a tracepoint can be preempted, as one of fentry always could: the time in which its
@@ -264,7 +274,7 @@ static __always_inline void meet_thread(struct cpu_cell *cell, u32 tid)
 /* The state of thread `tid`, which runs on the CPU of `cell`, or NULL if it is not traced. */
 static __always_inline struct thread_state *thread_on(struct cpu_cell *cell, u32 tid, u32 stage)
 {
-    if (cell->tid != tid || (stage == STAGE_OPENING && !cell->slot))
+    if (unlikely(cell->tid != tid || (stage == STAGE_OPENING && !cell->slot)))
         meet_thread(cell, tid);
     if (!cell->slot)
         return NULL;

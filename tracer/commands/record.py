@@ -81,6 +81,7 @@ class Record:
         from tracer import privileges
         from tracer.launched import Launched
         from tracer.session import Session, attached_program
+        from tracer.standing import submitting
         from tracer.stopping import stopping
 
         command = _command(args)
@@ -89,7 +90,11 @@ class Record:
         output = args.output or Path("traces") / time.strftime("record-%Y%m%d-%H%M%S")
         with contextlib.ExitStack() as stack:
             wish = stack.enter_context(stopping())
-            program = stack.enter_context(attached_program(args.backend, args.ring or RING_BYTES))
+            program = stack.enter_context(
+                attached_program(
+                    args.backend, args.ring or RING_BYTES, submits=not pids or submitting(pids)
+                )
+            )
             session = stack.enter_context(
                 Session(program, output, command=command or None, scope=scope, force=args.force)
             )

@@ -63,6 +63,7 @@ class Top:
         from tracer import privileges
         from tracer.live.state import TopState
         from tracer.session import attached_program
+        from tracer.standing import submitting
         from tracer.stopping import stopping
         from tracer.targets import chosen, refused_text
 
@@ -74,7 +75,7 @@ class Top:
         console = Console(width=_COLUMNS_OF_A_PIPE if piped else None, highlight=False)
         with contextlib.ExitStack() as stack:
             wish = stack.enter_context(stopping())
-            program = stack.enter_context(attached_program())
+            program = stack.enter_context(attached_program(submits=not pids or submitting(pids)))
             state = TopState(program)
             privileges.drop()
             with wish.heeded():
