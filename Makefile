@@ -7,7 +7,6 @@ BIN := .venv/bin
 CODE := analysis probes servers tests tracer
 MODELS ?= blocking threads nonblocking select poll epoll
 KERNEL ?= 6.1
-ARGS ?= doctor
 
 export PYTHONNOUSERSITE := 1
 
@@ -16,7 +15,7 @@ LINT := $(BIN)/ruff check $(CODE) && $(BIN)/ruff format --check $(CODE) && $(BIN
 # Under sudo everything made here goes to the caller, however the recipe ends.
 OWN := trap '.ci/setup own' EXIT
 
-.PHONY: help setup demo test check format bench soak lab lab-test accuracy wheel man clean
+.PHONY: help setup demo test check format bench soak lab accuracy wheel man clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -58,11 +57,7 @@ soak: ## every server under clients that misbehave in every way, for a minute ea
 	@.ci/setup dev
 	@$(OWN); $(BIN)/python -m tests.servers.soak
 
-lab: ## the same in another kernel, in QEMU: make lab KERNEL=6.1 ARGS='run epoll'
-	@.ci/setup dev
-	@$(OWN); $(BIN)/iophase lab $(KERNEL) -- $(ARGS)
-
-lab-test: ## the tests of every backend in another kernel: make lab-test KERNEL=5.10
+lab: ## the tests of every backend in another kernel, in QEMU: make lab KERNEL=5.10
 	@.ci/setup dev
 	@$(OWN); IOPHASE_REQUIRE_LIVE=1 IOPHASE_LAB_KERNELS=$(KERNEL) \
 	    $(BIN)/python -m pytest -s tests/tracer/test_kernels.py

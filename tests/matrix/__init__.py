@@ -1,1 +1,1 @@
-"""Every backend on this kernel, against ground truth; `make lab-test` boots others for it."""
+"""Every backend on this kernel, against ground truth; `make lab` boots others for it."""

@@ -37,7 +37,7 @@ def backend(request: pytest.FixtureRequest, plans: dict[Backend, Plan]) -> Backe
         reason = f"{name}: {refusals()[name]}"
         if IN_LAB:
             pytest.fail(reason, pytrace=False)
-        pytest.skip(f"{reason} (try 'make lab-test KERNEL=6.1')")
+        pytest.skip(f"{reason} (try 'make lab KERNEL=6.1')")
     return name
 
 

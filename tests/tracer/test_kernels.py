@@ -1,4 +1,4 @@
-"""The tests of every backend, each run inside a stock kernel: `make lab-test` runs one alone."""
+"""The tests of every backend, each run inside a stock kernel: `make lab` runs one alone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ REPRESENTATIVE = ("sigio", "posix-aio", "native-aio-poll", "io_uring", "io_uring
 """Beside those of the article: a way of its own each, in which data is taken."""
 
 MODELS = () if "IOPHASE_LAB_KERNELS" in os.environ else REPRESENTATIVE
-"""`make lab-test` runs the servers of all models: minutes more for a kernel."""
+"""`make lab` runs the servers of all models: minutes more for a kernel."""
 
 CHOSEN = os.environ.get("IOPHASE_LAB_KERNELS", f"6.1 {KERNELS[-1].series}").split()
-"""The oldest stable kernel that is in wide use, and the newest; `make lab-test` names others."""
+"""The oldest stable kernel that is in wide use, and the newest; `make lab` names others."""
 
 pytestmark = [
     pytest.mark.timeout(GUEST_TIMEOUT_S + 120),
