@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import os
+import signal
 import socket
 import struct
 import subprocess
@@ -18,6 +20,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from analysis.load import Trace
+from probes import btf
 from probes.program import Program
 from tests.live.recording import assert_closed, record
 from tests.live.target import Target, asleep, tcp_pair
@@ -184,3 +187,31 @@ def test_what_a_process_sends_to_itself_becomes_ready_in_its_own_time(
         trace, _ = record(best, tmp_path / "trace", receive)
     assert_mostly(trace, "self")
     assert_closed(trace)
+
+
+def spin_on(cpu: int) -> int:
+    """Start a process that is always in user space, on one CPU; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        os.sched_setaffinity(0, {cpu})
+        while True:
+            pass
+    return pid
+
+
+def test_data_that_a_timer_releases_on_a_busy_cpu_becomes_ready_in_its_softirq(
+    best: Program, tmp_path: Path
+) -> None:
+    """The process that was interrupted has nothing to do with it."""
+    if not btf.load().enums_with(["BPF_FUNC_task_pt_regs"]):
+        pytest.skip("this kernel does not tell user space from a system call (since v5.15)")
+    with network(Link(delay_ms=DELAY_MS)) as veth:
+        pair = connected(veth)
+        busy = [spin_on(cpu) for cpu in os.sched_getaffinity(0)]
+        try:
+            trace = traced(best, tmp_path / "trace", pair, send_byte)
+        finally:
+            for pid in busy:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+    assert_mostly(trace, "softirq")
