@@ -31,6 +31,12 @@ OF_A_RUN = {
 WORDS = {"-c": "connections", "--processes": "processes"}
 
 
+@pytest.fixture(autouse=True)
+def restored_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what `iophase serve` does to them: it becomes the server."""
+    monkeypatch.setattr("sys.argv", ["iophase"])
+
+
 def cases(wrong: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
     return [(option, value) for option, values in wrong.items() for value in values]
 
