@@ -291,3 +291,11 @@ def test_a_listener_that_appears_and_cannot_be_found_is_said_once(tmp_path: Path
         assert len(tool.complaints) == 2
         assert "none has appeared" in tool.complaints[1]
         assert not list(Path(folder).iterdir())
+
+
+def test_top_does_not_wait_for_a_listener_that_cannot_be_found(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        arguments = ("top", "--port", port, "--wait")
+        tool, code = iophase(tmp_path, *arguments, prefix=WITHOUT_PTRACE)
+    refused(tool, code, FAILED, f"port {port}", "belongs to another user", "run with sudo")

@@ -168,6 +168,8 @@ def _watch(state: TopState, wanted: Targets, wish: Wish, args: Namespace, consol
                 if pressed:
                     screen.press(pressed)
                 state.following.pick_up(appearing.look())
+                if appearing.hidden is not None and not state.following.alive():
+                    raise IophaseError(appearing.hidden)
             state.turn(keep=not screen.view.paused)
             screen.turn()
             left = left and left - 1
