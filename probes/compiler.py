@@ -38,6 +38,9 @@ _TYPES_PATH = re.compile(r"/proc/self/fd/\d+")
 _SEARCH_PATHS = ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH")
 """What clang reads from the environment: never for a program that runs in the kernel."""
 
+_FLAGS = ("-Wno-everything", "-g0")
+"""Nobody reads the debugging information, and making it takes a sixth of the time."""
+
 _CLONE_FS = 0x200
 
 _process = threading.RLock()
@@ -68,7 +71,7 @@ def compile_program(
     defined = "".join(f"#define {macro}\n" for macro in macros)
     types = header.generate(btf.load(), defined + text, roots)
     with _process, _shim_environment(), _private_file(types) as path:
-        flags = ["-include", path, *cflags, "-Wno-everything"]
+        flags = ["-include", path, *cflags, *_FLAGS]
         failure = f"{name} cannot be built"
         return quietly(failure, _in_shim, bpf, text=text.encode(), cflags=flags)
 

@@ -38,8 +38,9 @@ _SOURCES = (
 
 PHASES = ("sleep", "runq", "spin", "check", "copy", "overhead")
 
-THREAD_SLOTS = 16_384
-"""Threads traced at one time: 8 MiB of kernel memory."""
+_SLOTS_AT_ONCE = 1 << 10
+THREAD_SLOTS = (1 << 14) + 1
+"""Threads traced at one time, and the one that means none: 8 MiB of kernel memory."""
 SOCKET_SLOTS = 16_384
 """Sockets watched at one time: 17 MiB of kernel memory."""
 _PORTS = 1 << 16
@@ -125,6 +126,7 @@ class Program:
     def _compile(self) -> Any:
         flags = [
             f"-DTHREAD_SLOTS={THREAD_SLOTS}",
+            f"-DSLOTS_AT_ONCE={_SLOTS_AT_ONCE}",
             f"-DSOCKET_SLOTS={SOCKET_SLOTS}",
             f"-DRING_PAGES={self.ring_bytes // os.sysconf('SC_PAGE_SIZE')}",
             f"-DRECORD_SIZE={layout.RECORD_SIZE}",
@@ -174,12 +176,9 @@ class Program:
         return int(self._bpf.funcs[function.encode()].fd)
 
     def _fill_free_slots(self) -> None:
-        from bcc import lib
-
-        stack = self._bpf["free_slots"]
-        slot = ctypes.c_uint32()
-        for slot.value in range(THREAD_SLOTS - 1, 0, -1):  # slot 0 means none
-            lib.bpf_update_elem(stack.map_fd, None, ctypes.byref(slot), 0)
+        program = self._load("free_some_slots")
+        for first in range(1, THREAD_SLOTS, _SLOTS_AT_ONCE):  # slot 0 means none
+            _test_run(program, first)
 
     def attach(self, plan: Plan | None = None) -> None:
         """Attach what a plan says (default: the first one), and calibrate what the probes cost.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from probes.program import Program
 from tracer import processes
 from tracer.errors import USAGE, IophaseError
+from tracer.opensocket import OpenSocket, socket_records
 from tracer.procnet import open_sockets_of, same_network
 from tracer.ring import Records
-from tracer.sockdiag import OpenSocket, open_sockets, socket_records
 from tracer.standing import Standing, standing_of
 from tracer.traceinfo import Target
 
@@ -105,6 +105,8 @@ class Following:
 
     def _note_what_stands(self, pids: Sequence[int]) -> None:
         """Keep what processes had open and set up before."""
+        from tracer.sockdiag import open_sockets
+
         self.standing += [found for pid in pids if (found := standing_of(pid)) is not None]
         inodes: set[int] = set()
         for pid in pids:

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from tracer.sockdiag import OpenSocket
+from tracer.opensocket import OpenSocket
 
 __all__ = ("open_sockets_of", "same_network")
 

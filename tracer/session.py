@@ -6,7 +6,9 @@ import contextlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -249,8 +251,9 @@ def attached_program(
     require_tracing()
     with contextlib.ExitStack() as stack:
         try:
-            with status() as show:
+            with status() as show, ThreadPoolExecutor(1) as beside:
                 show("attaching the probes ...")
+                beside.submit(import_module, "tracer.sockdiag")  # takes long, and is needed next
                 program = Program(make_plan(backend, submits=submits), ring_bytes=ring_bytes)
                 stack.callback(program.close)
                 program.attach()

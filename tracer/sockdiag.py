@@ -5,32 +5,18 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from pyroute2.netlink.diag import SOCK_DIAG_BY_FAMILY, DiagSocket, MarshalDiag
 
-from probes.layout import KINDS, SOCKET
+from tracer.opensocket import OpenSocket
 
-if TYPE_CHECKING:
-    from tracer.ring import Records
-
-__all__ = ("OpenSocket", "listeners", "open_sockets", "socket_records")
+__all__ = ("listeners", "open_sockets")
 
 _LISTENING = 1 << 10
 _CLOSED = 1 << 7
 """TCP_LISTEN and TCP_CLOSE; a UDP socket that is not connected is in the latter."""
 _ALL = (1 << 12) - 1
-
-
-class OpenSocket(NamedTuple):
-    """A TCP or UDP socket; each end is an address in network byte order, and a port, or zeros."""
-
-    inode: int
-    family: int
-    protocol: int
-    local: tuple[bytes, int]
-    remote: tuple[bytes, int]
 
 
 _MESSAGE = struct.Struct("=16x B 3x 4s 16s 16s 28x I")
@@ -94,17 +80,3 @@ def open_sockets(inodes: Collection[int]) -> list[OpenSocket]:
     wanted = frozenset(inodes)
     states = {socket.IPPROTO_TCP: _ALL, socket.IPPROTO_UDP: _ALL}
     return [found for found in _inet(states) if found.inode in wanted]
-
-
-def socket_records(sockets: Collection[OpenSocket], pid: int, now_ns: int) -> Records:
-    """Return sockets as SOCKET records, seen at ``now_ns`` by process ``pid``."""
-    records = np.zeros(len(sockets), SOCKET)
-    records["kind"] = KINDS["SOCKET"]
-    records["ts"], records["pid"], records["tid"] = now_ns, pid, pid
-    for record, found in zip(records, sockets, strict=True):
-        record["socket"], record["family"] = found.inode, found.family
-        record["protocol"] = found.protocol
-        for end, (address, port) in (("local", found.local), ("remote", found.remote)):
-            record[f"{end}_port"] = port
-            record[f"{end}_address"] = np.void(address.ljust(16, b"\0"))
-    return records

@@ -151,6 +151,17 @@ TRACEPOINT(task_rename)
     return 0;
 }
 
+/* Frees the slots from args[0] on. */
+int free_some_slots(struct bpf_raw_tracepoint_args *ctx)
+{
+    u32 first = ctx->args[0];
+    for (u32 i = 0; i < SLOTS_AT_ONCE; i++) {
+        u32 slot = first + i;
+        free_slots.push(&slot, 0);
+    }
+    return 0;
+}
+
 /* What user space knows of a thread when it opens it; as eight-byte words for the test run's context. */
 #define OPEN_PID ctx->args[0]
 #define OPEN_TID ctx->args[1]
