@@ -46,7 +46,7 @@ class Target:
         """Wait for its end, and return what the function returned."""
         with os.fdopen(self._answer, "rb", closefd=False) as file:
             said = json.loads(file.read())
-        os.waitpid(self.pid, 0)
+        _, _, self.usage = os.wait4(self.pid, 0)
         self._ended = True
         assert "error" not in said, said["error"]
         return said["result"]

@@ -218,27 +218,35 @@ def test_the_ledger_has_the_cpu_time_that_the_scheduler_counts(
     assert_closed(trace)
 
 
+def switches(pid: int | str) -> tuple[int, int]:
+    """Return the voluntary and the involuntary switches of a process so far (proc(5), status)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    voluntary, involuntary = (int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+    return voluntary, involuntary
+
+
 def test_switches_are_those_that_the_kernel_counts(program: Program, tmp_path: Path) -> None:
     left, right = tcp_pair()
 
-    def switches() -> list[int]:
-        text = Path("/proc/thread-self/status").read_text()
-        return [int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line]
-
-    def receive() -> list[int]:
-        before = switches()
+    def receive() -> tuple[int, int]:
         receive_all(right)
         for _ in range(TIMES):
             time.sleep(0.001)
-        return [after - then for then, after in zip(before, switches(), strict=True)]
+        return switches("self")
 
-    def send(target: Any) -> None:
-        for _ in range(TIMES):
-            left.send(b"x" * SIZE)
-            time.sleep(0.002)
-
-    trace, counted = record(program, tmp_path / "trace", receive, send)
-    thread = trace.threads.iloc[0]
-    # The wait for the gate, before, and the few switches while the function begins and ends.
-    assert 0 <= thread["voluntary_switches"] - counted[0] <= 3
-    assert 0 <= thread["involuntary_switches"] - counted[1] <= 3
+    with Target(receive) as target:
+        asleep(target.pid)
+        before = switches(target.pid)
+        with recording(program, tmp_path / "trace") as session:
+            session.follow([target.pid])
+            target.go()
+            for _ in range(TIMES):
+                left.send(b"x" * SIZE)
+                time.sleep(0.002)
+            late = target.result()  # after it there is only the way to its end
+    thread = load(tmp_path / "trace").threads.iloc[0]
+    ended = (target.usage.ru_nvcsw, target.usage.ru_nivcsw)
+    counted = (thread["voluntary_switches"], thread["involuntary_switches"])
+    assert counted[0] >= TIMES
+    for then, found, least, most in zip(before, counted, late, ended, strict=True):
+        assert least - then <= found <= most - then

@@ -31,6 +31,9 @@ OF_A_RUN = {
 WORDS = {"-c": "connections", "--processes": "processes"}
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+
+
 @pytest.fixture(autouse=True)
 def restored_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo what `iophase serve` does to them: it becomes the server."""
