@@ -144,12 +144,17 @@ def _detach_function(bpf: Any, symbol: str) -> None:
 
 
 def detach(bpf: Any) -> None:
-    """Detach everything that ``attach`` has attached; the programs stay loaded."""
+    """Detach everything that ``attach`` has attached; the programs stay loaded, but for fentry's.
+
+    Before v5.13 (f3a95075549e) one of those can be attached only once.
+    """
     for table in (bpf.kfunc_entry_fds, bpf.kfunc_exit_fds, bpf.raw_tracepoint_fds):
         for name in list(table):
             os.close(table.pop(name))
     for event in list(bpf.kprobe_fds):
         bpf.detach_kprobe_event(event)
+    for name in [name for name in bpf.funcs if name.startswith((b"kfunc__", b"kretfunc__"))]:
+        os.close(bpf.funcs.pop(name).fd)
 
 
 def _first_line(error: ProbeError) -> str:
