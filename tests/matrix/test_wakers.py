@@ -214,4 +214,6 @@ def test_data_that_a_timer_releases_on_a_busy_cpu_becomes_ready_in_its_softirq(
             for pid in busy:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-    assert_mostly(trace, "softirq")
+    # Where a softirq has lasted too long, ksoftirqd is left to do the rest.
+    found = trace.deliveries["waker_context"].value_counts().to_dict()
+    assert found.get("softirq", 0) and found.get("process", 0) <= 0.2 * TIMES, found
