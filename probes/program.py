@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -361,8 +362,9 @@ def _visit_every_cpu() -> None:
     """Run on each CPU once, so that each switches, and sees the thread that it switches to."""
     home = os.sched_getaffinity(0)
     try:
-        for cpu in home:
-            os.sched_setaffinity(0, {cpu})
-            os.sched_yield()
+        for cpu in range(os.sysconf("SC_NPROCESSORS_CONF")):
+            with contextlib.suppress(OSError):  # it is off, or not ours: its own switches will do
+                os.sched_setaffinity(0, {cpu})
+                os.sched_yield()
     finally:
         os.sched_setaffinity(0, home)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.overhead import ALLOWED_NS, Server, measure
+from tests.bench.overhead import ALLOWED_NS, CPU, Server, measure
 from tests.real.servers import running
 from tracer.processes import descendants_of
 
@@ -24,7 +24,7 @@ SECONDS = 1
 def get(port: int) -> int:
     """Make requests for a while; return their number."""
     url = f"http://127.0.0.1:{port}/"
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", url]
+    command = ["taskset", "-c", str(CPU), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", url]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     match = re.search(r"(\d+) requests in", said)
     assert match is not None, said

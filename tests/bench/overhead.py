@@ -1,9 +1,10 @@
 """What tracing costs a server: its CPU time by the scheduler's account, with and without.
 
-Server and client sit on different CPUs, so throughput says little. A machine's speed drifts by more
-than what is measured: short spells untraced, with programs that do nothing at the same tracepoints,
-and traced take turns, and some of each make a run. What every process of the machine pays for the
-probes is in it; the time of the tool's own reader, on the client's CPU, is not.
+Server and client share a CPU: on two hyperthreads of a core each would slow the other down, and
+what a wake-up on another CPU costs depends on how deeply that one sleeps. The tool's own reader has
+another CPU, and its time does not count; what every process pays for the probes does. A machine's
+speed drifts by more than what is measured: short spells untraced, with programs that do nothing at
+the same tracepoints, and traced take turns, and some of each make a run.
 
 Every system call of the server passes the probes and is timed for its ledger; those of the receive
 path are recorded besides. The figure is the cost of a request, divided by either number.
@@ -25,10 +26,13 @@ from probes.program import Program
 from tests.live.target import cpu_ns
 from tracer.session import Session
 
-__all__ = ("ALLOWED_NS", "Server", "measure")
+__all__ = ("ALLOWED_NS", "CPU", "Server", "measure")
 
 ALLOWED_NS = 350
 """For each system call of the server."""
+CPU = min(os.sched_getaffinity(0))
+"""Of server and client."""
+_READER_CPU = max(os.sched_getaffinity(0))
 RUNS = 5
 SPELLS = 8
 """Of each kind in a run."""
@@ -54,6 +58,8 @@ class Run(NamedTuple):
 
 def measure(server: Server, folder: Path) -> float:
     """Print the runs and their median; return the cost of a system call in ns."""
+    os.sched_setaffinity(0, {_READER_CPU})
+    os.sched_setaffinity(server.pid, {CPU})
     program = Program(make_plan(submits=False))
     try:
         floor = _compiled_floor(server.pid)

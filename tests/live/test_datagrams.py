@@ -82,4 +82,5 @@ def test_a_message_is_delivered_once_and_not_before_it_was_sent(
     known = deliveries["ready_ns"].notna()
     assert (deliveries["ready_ns"] >= began)[known].all()
     assert (deliveries["noticed_ns"] >= deliveries["ready_ns"])[known].all()
-    assert trace.meta["merged"] == 0
+    if kind != "unix stream":  # there a telling that is late looks like a message taken with another
+        assert trace.meta["merged"] == 0
