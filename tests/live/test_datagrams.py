@@ -82,5 +82,5 @@ def test_a_message_is_delivered_once_and_not_before_it_was_sent(
     known = deliveries["ready_ns"].notna()
     assert (deliveries["ready_ns"] >= began)[known].all()
     assert (deliveries["noticed_ns"] >= deliveries["ready_ns"])[known].all()
-    if kind != "unix stream":  # there a telling that is late looks like a message taken with another
+    if kind != "unix stream":  # a late telling looks like a message more there
         assert trace.meta["merged"] == 0
