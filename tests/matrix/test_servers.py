@@ -56,13 +56,17 @@ def test_a_pause_of_50_ms_is_slept_in_the_call_that_waits(
 ) -> None:
     trace, pauses = paused(program, tmp_path / "trace", model, PAUSES, sleeps=True)
     end = trace.calls["ts_ns"] + trace.calls["duration_ns"]
+    slept = []
     for began, ended in pauses:
         during = trace.calls[(trace.calls["ts_ns"] <= began) & (end >= ended)]
         rows = during[during["call"] == SLEEPS_IN[model]]
         assert len(rows) == 1
         row = rows.iloc[0]
-        assert row["sleep_ns"] >= ended - began >= PAUSE_NS
+        # Who says that it sleeps may yet be preempted before it leaves the CPU for that.
+        assert row["sleep_ns"] + row["runq_ns"] >= ended - began >= PAUSE_NS
+        slept.append(row["sleep_ns"] >= ended - began)
         assert row["spin_ns"] == 0
+    assert sum(slept) > len(slept) / 2
     assert_closed(trace)
 
 
