@@ -80,8 +80,8 @@ def test_a_message_is_delivered_once_and_not_before_it_was_sent(
     assert len(deliveries) == SOCKETS * MESSAGES
     began = [moment for moments in sent for moment in moments]
     known = deliveries["ready_ns"].notna()
-    # After a telling that is late, the next message may come just then, untold as well: of one socket
-    # in a hundred, in a race at each of them, the first message's telling passes for the second's.
+    # After a telling that is late, the next message may come just then, untold as well: of one
+    # socket in a hundred, in a race at each, the first's telling passes for that of the second.
     too_early = (deliveries["ready_ns"] < began)[known]
     assert deliveries["socket"][known][too_early].nunique() <= SOCKETS // 100
     assert (deliveries["noticed_ns"] >= deliveries["ready_ns"])[known].all()
