@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.load import Trace
 from analysis.ranking import BEST, ROWS_TO_RANK, WORST
-from analysis.schema import PHASES
+from analysis.schema import CALLS, EVIDENCE, PHASES
 from analysis.summary import partly_seen
 from analysis.tables import BELOW_RESOLUTION, COST_COLUMNS, COUNTED_HERE, SHARE_COLUMNS, Column
 from analysis.units import ABSENT, count_text, time_text
@@ -65,11 +65,17 @@ def _left_out(traces: Sequence[Trace]) -> Iterator[str]:
             yield f"Rows{where} are the newest only: {rows}; times of threads are of all they did."
 
 
+def _submits(trace: Trace) -> bool:
+    table = EVIDENCE if trace.meta.get("summary") else CALLS
+    pieces = trace.pieces(table, ["call"])
+    return any(piece["call"].isin(("io_uring_enter", "io_submit")).any() for piece in pieces)
+
+
 def _submitted_unseen(traces: Sequence[Trace]) -> Iterator[str]:
     """Say where io_uring or native AIO was at work without the probe that sees their messages."""
     for trace in traces:
         reason = dict(unattached(trace)).get("sock_recv_length")
-        if reason and trace.calls["call"].isin(("io_uring_enter", "io_submit")).any():
+        if reason and _submits(trace):
             yield (
                 f"{trace.name}: what io_uring and native AIO received over UDP and unix sockets is"
                 f" not in the trace ({reason})."
