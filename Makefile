@@ -48,10 +48,10 @@ format: ## bring the code into its one format
 
 bench: ## what tracing costs, and how fast the tools are; takes minutes (root)
 	@.ci/setup dev
-	@$(OWN); $(BIN)/python -m pytest -s --timeout=0 tests/bench/bench_*.py; \
+	@$(OWN); failed=0; $(BIN)/python -m pytest -s --timeout=0 tests/bench/bench_*.py || failed=1; \
 	for script in $$(grep -l __main__ tests/bench/bench_*.py); do \
-	    echo "== $$script"; $(BIN)/python "$$script"; \
-	done
+	    echo "== $$script"; $(BIN)/python "$$script" || failed=1; \
+	done; exit $$failed
 
 soak: ## every server under clients that misbehave in every way, for a minute each
 	@.ci/setup dev
