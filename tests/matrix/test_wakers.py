@@ -147,6 +147,8 @@ def test_data_that_a_process_sets_free_becomes_ready_in_ksoftirqd(
             end.send(b"x")
             clients.tc("change", "plug", index, action="TCQ_PLUG_RELEASE_INDEFINITE")
 
+        # A new plug holds everything back, and so the first connection too.
+        clients.tc("change", "plug", index, action="TCQ_PLUG_RELEASE_INDEFINITE")
         found: set[str] = set()
         for number in range(PATIENCE):
             trace = traced(best, tmp_path / f"trace-{number}", connected(veth), plugged)
