@@ -299,13 +299,16 @@ static __always_inline void take_arrival(struct thread_state *t, struct socket_s
 
 /*
  * Messages that a receive took beyond those it has delivered are gone, too: from a unix stream it takes several at
- * once, and their sizes are not known.
+ * once, and their sizes are not known. So is what has been delivered, and told of only then.
  */
 static __always_inline void forget_messages(struct socket_state *s, u32 taken)
 {
-    if ((s32)(taken - s->taken_end) > 0)
+    u32 further = taken - s->taken_end;
+    if ((s32)further > 0)
         s->taken_end = taken;
-    count_more(COUNT_MERGED, forget_arrivals(s));
+    u32 gone = forget_arrivals(s);
+    if ((s32)further > 0)
+        count_more(COUNT_MERGED, gone);
 }
 
 /* Does one receive deliver several arrivals, each with its own size? */
