@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ class _ProgLoad(ctypes.Structure):
         ("kern_version", ctypes.c_uint32),
         ("prog_flags", ctypes.c_uint32),
     )
+
+
+def pytest_configure() -> None:
+    """Undo what nohup(1) leaves to all that it starts: tests end commands by SIGHUP, too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @functools.cache
