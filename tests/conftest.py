@@ -39,8 +39,9 @@ class _ProgLoad(ctypes.Structure):
 
 
 def pytest_configure() -> None:
-    """Undo what nohup(1) leaves to all that it starts: tests end commands by SIGHUP, too."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Let SIGHUP end what tests start under nohup(1), too: a handler is not inherited by exec."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @functools.cache
