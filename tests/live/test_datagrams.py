@@ -18,6 +18,7 @@ import pytest
 
 from probes.program import Program
 from tests.live.recording import assert_closed, record
+from tests.live.target import Target, asleep
 from tests.live.test_calls import PAIRS
 
 pytestmark = pytest.mark.live
@@ -87,3 +88,27 @@ def test_a_message_is_delivered_once_and_not_before_it_was_sent(
     assert (deliveries["noticed_ns"] >= deliveries["ready_ns"])[known].all()
     if kind != "unix stream":  # a late telling looks like a message more there
         assert trace.meta["merged"] == 0
+
+
+def test_messages_that_one_receive_takes_from_a_unix_stream_are_counted_as_merged(
+    program: Program, tmp_path: Path
+) -> None:
+    left, right = PAIRS["unix stream"]()
+    start, started = socket.socketpair()
+
+    def receive_at_once() -> None:
+        for _ in range(MESSAGES):
+            right.recv(SIZE)
+        started.recv(1)
+        assert len(right.recv(100 * SIZE)) == MESSAGES * SIZE
+
+    def send_before(target: Target) -> None:
+        send(left)
+        asleep(target.pid)  # the socket has been named, and is empty
+        send(left)
+        start.send(b".")
+
+    with left, right, start, started:
+        trace, _ = record(program, tmp_path / "trace", receive_at_once, send_before)
+    assert_closed(trace)
+    assert trace.meta["merged"] == MESSAGES - 1
