@@ -33,6 +33,7 @@ _CAST_TYPES = (
     "fdtable",
     "pt_regs",
     "list_head",
+    "rb_node",
 )
 """The structs that the C casts to: ``LOAD`` in ``state.bpf.c``."""
 

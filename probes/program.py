@@ -40,10 +40,8 @@ _SOURCES = (
 PHASES = ("sleep", "runq", "spin", "check", "copy", "overhead")
 
 _SLOTS_AT_ONCE = 1 << 10
-THREAD_SLOTS = (1 << 14) + 1
-"""Threads traced at one time, and the one that means none: 8 MiB of kernel memory."""
-SOCKET_SLOTS = 16_384
-"""Sockets watched at one time: 17 MiB of kernel memory."""
+SLOTS = 1 << 14
+"""Threads traced, and sockets watched, at one time: 8 and 17 MiB of kernel memory."""
 _PORTS = 1 << 16
 RING_BYTES = 16 << 20
 """Half a second of records at 200,000 calls/s; the reader comes a hundred times a second."""
@@ -120,15 +118,16 @@ class Program:
         self._bpf = self._compile()
         self._open_thread = self._load("open_thread")
         self._close_thread = self._load("close_thread")
+        self._forget_some_sockets = self._load("forget_some_sockets")
         self._fill_free_slots()
         self._counted_before = self._counts()
-        self._ports_watched = False
+        self._used = False
 
     def _compile(self) -> Any:
         flags = [
-            f"-DTHREAD_SLOTS={THREAD_SLOTS}",
+            f"-DTHREAD_SLOTS={SLOTS + 1}",
             f"-DSLOTS_AT_ONCE={_SLOTS_AT_ONCE}",
-            f"-DSOCKET_SLOTS={SOCKET_SLOTS}",
+            f"-DSOCKET_SLOTS={SLOTS}",
             f"-DRING_PAGES={self.ring_bytes // os.sysconf('SC_PAGE_SIZE')}",
             f"-DRECORD_SIZE={layout.RECORD_SIZE}",
             f"-DTASK_STATE_FIELD={_task_state_field()}",
@@ -178,8 +177,12 @@ class Program:
 
     def _fill_free_slots(self) -> None:
         program = self._load("free_some_slots")
-        for first in range(1, THREAD_SLOTS, _SLOTS_AT_ONCE):  # slot 0 means none
+        for first in range(0, SLOTS, _SLOTS_AT_ONCE):
             _test_run(program, first)
+
+    def _forget_sockets(self) -> None:
+        for first in range(0, SLOTS, _SLOTS_AT_ONCE):
+            _test_run(self._forget_some_sockets, first)
 
     def attach(self, plan: Plan | None = None) -> None:
         """Attach what a plan says (default: the first one), and calibrate what the probes cost.
@@ -255,10 +258,10 @@ class Program:
 
     def reset(self) -> None:
         """Forget the sockets, the ports and the counts of an earlier recording."""
-        self._bpf["sockets"].clear()
-        if self._ports_watched:
+        if self._used:
+            self._forget_sockets()
             self._forget_ports()
-        self._ports_watched = True
+        self._used = True
         self._counted_before = self._counts()
 
     def _forget_ports(self) -> None:

@@ -73,7 +73,7 @@ static __always_inline struct socket_state *watched_socket(struct sock *sk)
     u8 *watched = ports.lookup(&port);
     if (!watched || !*watched || stage() == STAGE_STOPPED)
         return NULL;
-    struct socket_state *s = sockets.lookup(&key);
+    struct socket_state *s = state_of_socket(key);
     if (s)
         return s;
     if (protocol_of(sk) != IPPROTO_TCP)
@@ -82,7 +82,7 @@ static __always_inline struct socket_state *watched_socket(struct sock *sk)
     /* A listener has no data; of one that is closed only its FIN is told, afterwards (tcp_input.c, tcp_data_queue). */
     if (state == TCP_LISTEN_STATE || state == TCP_CLOSE_STATE)
         return NULL;
-    return watch_socket(sk, MAKER_SOFTIRQ);
+    return watch_socket(sk, 0);
 }
 
 /* Bytes up to `taken` have left the socket: if nobody told of their arrival, their age is unknown. */

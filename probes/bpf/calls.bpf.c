@@ -213,7 +213,7 @@ static __always_inline void end_call(struct thread_state *t, u64 now, s64 result
     struct socket_state *s = NULL;
 
     if (is_receive(t->call) && t->sock && (result >= 0 || t->receiving)) {
-        s = sockets.lookup(&t->sock);
+        s = state_of_socket(t->sock);
         if (result < 0) {
             end_taking(t, s);
             s = NULL;
@@ -396,7 +396,7 @@ static __always_inline void lose_call(struct thread_state *t, u64 now)
 {
     u64 off_cpu = call_off_cpu(t);
     if (t->receiving)
-        end_taking(t, sockets.lookup(&t->sock));
+        end_taking(t, state_of_socket(t->sock));
     t->other_calls += now - t->call_at - off_cpu;
     t->off_cpu_elsewhere += off_cpu;
     t->mark = now;
@@ -458,7 +458,7 @@ TRACEPOINT(sys_enter)
     remember_socket(t, &d);
     if (is_receive(call)) {
         t->peeks = peeks(call, regs);
-        struct socket_state *s = d.known ? NULL : sockets.lookup(&d.sock);
+        struct socket_state *s = d.known ? NULL : state_of_socket(d.sock);
         if (s && !s->stream)
             begin_taking(t, s, now);
     }

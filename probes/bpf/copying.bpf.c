@@ -48,7 +48,7 @@ static __always_inline void take_from(struct thread_state *t, struct sock *sk, u
     struct descriptor d = {};
     if (socket_of_sock(sk, &d))
         touch_socket(now, t, &d);
-    struct socket_state *s = sockets.lookup(&d.sock);
+    struct socket_state *s = state_of_socket(d.sock);
     if (!s)
         return;
     u32 taken = s->taken_end;
@@ -104,12 +104,12 @@ static __always_inline void take_message(struct thread_state *t, struct sock *sk
 {
     struct descriptor d = {};
     u64 key = (u64)sk;
-    int first = !sockets.lookup(&key);
+    int first = !state_of_socket(key);
     t->moved += bytes;
     if (!socket_of_sock(sk, &d))
         return;
     touch_socket(now, t, &d);
-    struct socket_state *s = sockets.lookup(&key);
+    struct socket_state *s = state_of_socket(key);
     if (!s)
         return;
     if (first)

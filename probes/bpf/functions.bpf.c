@@ -218,7 +218,7 @@ RETURN(sock_def_readable, unused)
         now->depth -= 1;
         return 0;
     }
-    struct socket_state *s = sockets.lookup(&now->sock);
+    struct socket_state *s = state_of_socket(now->sock);
     if (s)
         note_telling(s, now, bpf_ktime_get_ns() - now->at);
     now->sock = 0;

@@ -66,8 +66,8 @@ static __always_inline int socket_of_descriptor(int fd, struct descriptor *d)
     LOAD(private, file, private_data);
     if (!private)
         return 0;
-    LOAD(d->sock, (struct socket *)private, sk); /* if it is one: whether it is, comes now */
-    struct socket_state *s = sockets.lookup(&d->sock);
+    LOAD_ADDRESS(d->sock, &((struct socket *)private)->sk); /* if it is one: whether it is, comes now */
+    struct socket_state *s = state_of_socket(d->sock);
     /* Of a TCP socket it is known when it closes: its file cannot be another one's yet. */
     if (s && s->stream && s->file == d->file) {
         d->inode = s->inode;
@@ -198,23 +198,32 @@ static __always_inline void note_missed_messages(struct sock *sk, struct socket_
 }
 
 /*
- * Another CPU may be at the same socket: the state is made aside, with all that is known, and put in place in one
- * step. Who comes second takes what is there.
+ * Another CPU may be at the same socket: the state is made with all that is known before anybody can find it. Who comes
+ * second takes what is there.
  */
-static __always_inline struct socket_state *watch_socket(struct sock *sk, u32 maker)
+static __always_inline struct socket_state *watch_socket(struct sock *sk, int named)
 {
     u64 key = (u64)sk;
-    struct socket_state *made = new_sockets.lookup(&maker);
-    if (!made)
-        return NULL;
-    begin_socket(made, sk);
-    if (maker == MAKER_TASK && !(made->stream && tcp_state_of(sk) == TCP_LISTEN_STATE))
-        note_earlier_data(sk, made);
-    sockets.insert(&key, made);
-    struct socket_state *s = sockets.lookup(&key);
-    if (!s)
+    u32 slot = 0;
+    if (free_socket_slots.pop(&slot)) {
         count(COUNT_SOCKETS_UNTRACED);
-    else if (maker == MAKER_TASK && !s->stream)
+        return NULL;
+    }
+    struct socket_state *s = socket_states.lookup(&slot);
+    if (!s)
+        return NULL;
+    begin_socket(s, sk);
+    if (named && !(s->stream && tcp_state_of(sk) == TCP_LISTEN_STATE))
+        note_earlier_data(sk, s);
+    s->sock = key;
+    if (sockets.insert(&key, &slot)) {
+        s->sock = 0;
+        free_socket_slots.push(&slot, 0);
+        s = state_of_socket(key);
+        if (!s)
+            return NULL;
+    }
+    if (named && !s->stream)
         note_missed_messages(sk, s);
     return s;
 }
@@ -274,16 +283,16 @@ static __always_inline void touch_socket(u64 now, struct thread_state *t, struct
     if (__builtin_expect(d->known, 1))
         return;
     struct sock *sk = (void *)d->sock;
-    struct socket_state *s = sockets.lookup(&d->sock);
+    struct socket_state *s = state_of_socket(d->sock);
     if (__builtin_expect(s && s->inode == d->inode, 1))
         return;
     if (s && s->inode) { /* a new one at the address of an old one */
-        sockets.delete(&d->sock);
+        forget_socket(d->sock);
         s = NULL;
     }
     watch_port(d);
     if (!s)
-        s = watch_socket(sk, MAKER_TASK);
+        s = watch_socket(sk, 1);
     if (!s)
         return;
     if (s->stream && is_unconnected(sk))
@@ -298,16 +307,15 @@ TRACEPOINT(inet_sock_set_state)
     u64 key = ctx->args[0];
     if (ctx->args[2] != TCP_ESTABLISHED_STATE)
         return 0;
-    struct socket_state *s = sockets.lookup(&key);
+    struct socket_state *s = state_of_socket(key);
     if (s && s->stream)
         begin_sequence(s, (struct sock *)key);
     return 0;
 }
 
-/* The memory will be another socket soon. Its state says less: what a closed socket has received can still be read. */
+/* Its state says less: what a closed socket has received can still be read. */
 TRACEPOINT(tcp_destroy_sock)
 {
-    u64 key = ctx->args[0];
-    sockets.delete(&key);
+    forget_socket(ctx->args[0]);
     return 0;
 }

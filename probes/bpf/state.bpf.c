@@ -26,17 +26,20 @@ static void *(*rdonly_cast)(const void *object, u32 type) = (void *)KERNEL_CALL_
              struct sk_buff *: TYPE_sk_buff, struct socket *: TYPE_socket, struct file *: TYPE_file,       \
              struct inode *: TYPE_inode, struct task_struct *: TYPE_task_struct,                           \
              struct fdtable *: TYPE_fdtable, struct pt_regs *: TYPE_pt_regs,                               \
-             struct list_head *: TYPE_list_head)
+             struct list_head *: TYPE_list_head, struct rb_node *: TYPE_rb_node)
 #define KERNEL(object) ((typeof(object))rdonly_cast(object, TYPE_ID(object)))
 #define LOAD(destination, object, member) (destination) = (typeof(destination))KERNEL(object)->member
 #define LOAD_ARGUMENT(destination, parameter, regs) (destination) = PT_REGS_##parameter(KERNEL(regs))
 /* A pointer that stands alone is read as what is one, too: a list's first member. */
 #define LOAD_POINTER(destination, pointer) \
     (destination) = (typeof(destination))KERNEL((struct list_head *)(pointer))->next
+/* A pointer that is to be reckoned with is read as what is none, too: a tree node's first member. */
+#define LOAD_ADDRESS(destination, pointer) (destination) = KERNEL((struct rb_node *)(pointer))->__rb_parent_color
 #else
 #define LOAD(destination, object, member) READ(destination, &(object)->member)
 #define LOAD_ARGUMENT(destination, parameter, regs) READ(destination, &PT_REGS_##parameter(regs))
 #define LOAD_POINTER(destination, pointer) READ(destination, pointer)
+#define LOAD_ADDRESS(destination, pointer) READ(destination, pointer)
 #endif
 
 /* By its BCC name the helper would make BCC read all of /proc/kallsyms at each use: 0.1 s apiece. */
@@ -178,6 +181,7 @@ struct arrival {
 #define ARRIVALS 32
 
 struct socket_state {
+    u64 sock;         /* struct sock *; 0: the slot is free */
     u64 file;         /* struct file *, once a descriptor has led here */
     u64 inode;
     u64 head_noticed; /* when the oldest arrival was first noticed; 0: not yet */
@@ -212,16 +216,18 @@ struct cpu_cell {
     u32 slot; /* 0: not traced */
 };
 
+#define RECENT_BITS 12
+
 enum stage { STAGE_OPENING, STAGE_RUNNING, STAGE_STOPPED };
 
 BPF_ARRAY(threads, struct thread_state, THREAD_SLOTS);
 BPF_STACK(free_slots, u32, THREAD_SLOTS);
 BPF_HASH(slots, u32, u32, THREAD_SLOTS);          /* tid -> slot */
 BPF_PERCPU_ARRAY(running, struct cpu_cell, 1);
-BPF_HASH(sockets, u64, struct socket_state, SOCKET_SLOTS);
-/* Too large for the stack; a task may be interrupted in the middle. */
-enum maker { MAKER_TASK, MAKER_SOFTIRQ, MAKERS };
-BPF_PERCPU_ARRAY(new_sockets, struct socket_state, MAKERS);
+BPF_ARRAY(socket_states, struct socket_state, SOCKET_SLOTS);
+BPF_STACK(free_socket_slots, u32, SOCKET_SLOTS);
+BPF_HASH(sockets, u64, u32, SOCKET_SLOTS);        /* struct sock * -> slot */
+BPF_ARRAY(recent_sockets, u32, 1 << RECENT_BITS); /* slot, by some bits of the address: no hashing */
 BPF_ARRAY(ports, u8, 65536);                      /* local ports of traced sockets */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 BPF_ARRAY(stages, u32, 1);
@@ -254,6 +260,39 @@ static __always_inline struct thread_state *thread_by_tid(u32 tid)
     if (!t || t->tid != tid)
         return NULL;
     return t;
+}
+
+/* The state of a watched socket, or NULL. The sockets of a server are looked up again and again. */
+static __always_inline struct socket_state *state_of_socket(u64 sock)
+{
+    u32 at = (u32)(sock >> 6) * 0x9e3779b1u >> (32 - RECENT_BITS); /* 2^32 / golden ratio: Knuth, TAOCP 3, 6.4 */
+    u32 *recent = recent_sockets.lookup(&at);
+    if (!recent)
+        return NULL;
+    u32 slot = *recent;
+    struct socket_state *s = socket_states.lookup(&slot);
+    if (__builtin_expect(s && s->sock == sock, 1))
+        return s;
+    u32 *found = sockets.lookup(&sock);
+    if (!found)
+        return NULL;
+    slot = *found;
+    *recent = slot;
+    return socket_states.lookup(&slot);
+}
+
+/* The memory will be another socket soon. */
+static __always_inline void forget_socket(u64 sock)
+{
+    u32 *found = sockets.lookup(&sock);
+    if (!found)
+        return;
+    u32 slot = *found;
+    struct socket_state *s = socket_states.lookup(&slot);
+    if (!s || sockets.delete(&sock)) /* by somebody else */
+        return;
+    s->sock = 0;
+    free_socket_slots.push(&slot, 0);
 }
 
 static __always_inline void enter_cpu(struct thread_state *t, u64 now);

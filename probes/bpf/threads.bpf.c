@@ -39,7 +39,7 @@ static __always_inline void end_thread(struct thread_state *t, u64 now)
     if (t->mode == MODE_CALL) {
         t->flags |= FLAG_UNFINISHED;
         if (t->receiving)
-            end_taking(t, sockets.lookup(&t->sock));
+            end_taking(t, state_of_socket(t->sock));
         finish_call(t, NULL, now, NO_RESULT, is_submit(t->call) ? t->moved : 0);
     } else if (t->mode == MODE_OTHER_CALL) {
         t->other_calls += now - t->mark;
@@ -151,13 +151,27 @@ TRACEPOINT(task_rename)
     return 0;
 }
 
-/* Frees the slots from args[0] on. */
+/* Frees some slots of threads and of sockets: those of sockets from args[0] on; of threads, slot 0 means none. */
 int free_some_slots(struct bpf_raw_tracepoint_args *ctx)
 {
     u32 first = ctx->args[0];
     for (u32 i = 0; i < SLOTS_AT_ONCE; i++) {
+        u32 slot = first + i, thread_slot = slot + 1;
+        free_socket_slots.push(&slot, 0);
+        free_slots.push(&thread_slot, 0);
+    }
+    return 0;
+}
+
+/* Forgets the sockets in some slots, from args[0] on. */
+int forget_some_sockets(struct bpf_raw_tracepoint_args *ctx)
+{
+    u32 first = ctx->args[0];
+    for (u32 i = 0; i < SLOTS_AT_ONCE; i++) {
         u32 slot = first + i;
-        free_slots.push(&slot, 0);
+        struct socket_state *s = socket_states.lookup(&slot);
+        if (s && s->sock)
+            forget_socket(s->sock);
     }
     return 0;
 }
