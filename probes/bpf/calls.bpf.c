@@ -406,7 +406,7 @@ static __always_inline void lose_call(struct thread_state *t, u64 now)
 
 TRACEPOINT(sys_enter)
 {
-    struct thread_state *t = current_thread();
+    struct thread_state *t = calling_thread(ctx->args[0]);
     if (!t)
         return 0;
     u64 now = bpf_ktime_get_ns(), first = 0;
@@ -483,7 +483,7 @@ static __always_inline int descriptor_on_return(struct thread_state *t, s64 resu
 
 TRACEPOINT(sys_exit)
 {
-    struct thread_state *t = current_thread();
+    struct thread_state *t = calling_thread(ctx->args[0]);
     if (!t)
         return 0;
     u64 now = bpf_ktime_get_ns();

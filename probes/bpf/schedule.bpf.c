@@ -71,6 +71,7 @@ TRACEPOINT(sched_switch)
     u32 *slot = pid ? slots.lookup(&pid) : NULL;
     cell->tid = pid;
     cell->slot = slot ? *slot : 0;
+    cell->regs = 0;
     if (!slot)
         return 0;
     t = threads.lookup(slot);

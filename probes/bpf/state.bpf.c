@@ -214,6 +214,7 @@ enum counter {
 struct cpu_cell {
     u32 tid;
     u32 slot; /* 0: not traced */
+    u64 regs; /* struct pt_regs * of its system calls: at the top of its kernel stack, nobody else's; 0: not seen */
 };
 
 #define RECENT_BITS 12
@@ -303,6 +304,7 @@ static __always_inline void meet_thread(struct cpu_cell *cell, u32 tid)
     u32 *slot = slots.lookup(&tid);
     cell->tid = tid;
     cell->slot = slot ? *slot : 0;
+    cell->regs = 0;
     if (!slot)
         return;
     struct thread_state *t = threads.lookup(slot);
@@ -330,4 +332,23 @@ static __always_inline struct thread_state *current_thread(void)
     if (!cell || now == STAGE_STOPPED)
         return NULL;
     return thread_on(cell, bpf_get_current_pid_tgid(), now);
+}
+
+/* The same at the entry or exit of a system call, where the thread is known by `regs` without asking who it is. */
+static __always_inline struct thread_state *calling_thread(u64 regs)
+{
+    u32 zero = 0, now = stage();
+    struct cpu_cell *cell = running.lookup(&zero);
+    if (!cell || now == STAGE_STOPPED)
+        return NULL;
+    if (cell->regs == regs) {
+        u32 slot = cell->slot;
+        struct thread_state *t = threads.lookup(&slot);
+        if (t && t->tid == cell->tid)
+            return t;
+    }
+    struct thread_state *t = thread_on(cell, bpf_get_current_pid_tgid(), now);
+    if (t)
+        cell->regs = regs;
+    return t;
 }

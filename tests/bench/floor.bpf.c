@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-/* Programs that do nothing, at the tracepoints of the tool: what no program there can cost less than. */
+/*
+ * Programs that do nothing, at the tracepoints that the tool attaches for such a server: what no program there can cost
+ * less than.
+ */
 
 #define NOTHING(name) int nothing_##name(struct bpf_raw_tracepoint_args *ctx) { return 0; }
 
@@ -10,7 +13,6 @@ NOTHING(sched_waking)
 NOTHING(skb_copy_datagram_iovec)
 NOTHING(tcp_rcv_space_adjust)
 NOTHING(sk_data_ready)
-NOTHING(sock_recv_length)
 
 /* How many system calls a process makes. */
 BPF_PERCPU_ARRAY(system_calls, u64, 1);

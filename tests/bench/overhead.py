@@ -87,8 +87,8 @@ def measure(server: Server, folder: Path) -> float:
     system, recorded, own = (statistics.median(column) for column in zip(*costs, strict=True))
     print(
         f"tracing costs {system:.0f} ns for each system call ({recorded:.0f} ns for each that is"
-        f" recorded)\nit is {own:.0f} ns more than programs that do nothing; at most {ALLOWED_NS} ns"
-        f" allowed; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
+        f" recorded)\nit is {own:.0f} ns more than programs that do nothing; at most {ALLOWED_NS}"
+        f" ns allowed; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
     )
     return float(own)
 
