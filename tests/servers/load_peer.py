@@ -79,13 +79,13 @@ def _serve(
         while not ending.is_set():
             for key, _ in selector.select(0.05):
                 if key.fileobj is listener:
-                    connection, _ = listener.accept()
-                    connections.add(connection)
-                    selector.register(connection, selectors.EVENT_READ)
-                    if greet is not None:
-                        greet(connection)
-                        if connection.fileno() < 0:
-                            selector.unregister(connection)
+                    for connection in _waiting(listener):
+                        connections.add(connection)
+                        selector.register(connection, selectors.EVENT_READ)
+                        if greet is not None:
+                            greet(connection)
+                            if connection.fileno() < 0:
+                                selector.unregister(connection)
                     continue
                 connection = key.fileobj  # type: ignore[assignment]
                 data = b""
@@ -100,3 +100,11 @@ def _serve(
                     connection.close()
         for connection in connections:
             connection.close()
+
+
+def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    """Yield every connection that waits to be accepted: none is behind its own messages."""
+    listener.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield listener.accept()[0]

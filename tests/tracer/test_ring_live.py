@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probes.compiler import compile_program
 from tracer.ring import Drain, Records, RingReader
+
+pytestmark = pytest.mark.live
 
 RECORD_SIZE = 136
 CALLS = 10_007
@@ -46,13 +49,8 @@ Ring = tuple[Any, RingReader]
 
 @pytest.fixture
 def make_ring(request: pytest.FixtureRequest) -> Callable[[int], Ring]:
-    if os.geteuid() != 0:
-        pytest.skip("loading BPF programs needs root: run the tests with sudo")
-    compiler = pytest.importorskip("probes.compiler")
-    pytest.importorskip("bcc", reason="python3-bpfcc is not installed")
-
     def make(pages: int) -> Ring:
-        program = compiler.compile_program(
+        program = compile_program(
             PROGRAM % {"words": RECORD_SIZE // 8 - 1, "pages": pages},
             cflags=[
                 f"-DTID={threading.get_native_id()}",
