@@ -120,7 +120,9 @@ def test_each_receiving_call_has_its_row_bytes_and_delivery(
     assert rows["socket"].nunique() == 1
     assert list(trace.deliveries["bytes"]) == [SIZE] * TIMES
     # The first message may be there before its socket is named: then nobody knows since when.
-    assert (trace.deliveries["waker_context"][1:] == "process").all()
+    # Loopback delivers within the call of the sender, unless ksoftirqd is left to do it.
+    contexts = ["process", "ksoftirqd"] if kind in ("tcp", "udp") else ["process"]
+    assert trace.deliveries["waker_context"][1:].isin(contexts).all()
     assert trace.deliveries["ready_ns"][1:].notna().all()
     if kind == "tcp":
         assert (rows["copy_ns"] > 0).all()
