@@ -43,6 +43,8 @@ _SLOTS_AT_ONCE = 1 << 10
 SLOTS = 1 << 14
 """Threads traced, and sockets watched, at one time: 8 and 17 MiB of kernel memory."""
 _PORTS = 1 << 16
+_ARRAY_STRIDE = 8
+"""Bytes of a value in an array that is mapped: a multiple of it (kernel/bpf/arraymap.c)."""
 RING_BYTES = 16 << 20
 """Half a second of records at 200,000 calls/s; the reader comes a hundred times a second."""
 
@@ -266,9 +268,8 @@ class Program:
 
     def _forget_ports(self) -> None:
         """Watch no port: one that is used again by anybody would be watched for nothing."""
-        ports = self._bpf["ports"]
-        keys = (ports.Key * _PORTS)(*range(_PORTS))
-        ports.items_update_batch(keys, (ports.Leaf * _PORTS)())
+        with mmap.mmap(self._bpf["ports"].map_fd, _PORTS * _ARRAY_STRIDE) as ports:
+            ports[:] = bytes(len(ports))
 
     def forget(self) -> None:
         """Forget an earlier recording and drop its records: for when nobody reads the ring yet."""

@@ -229,7 +229,7 @@ BPF_ARRAY(socket_states, struct socket_state, SOCKET_SLOTS);
 BPF_STACK(free_socket_slots, u32, SOCKET_SLOTS);
 BPF_HASH(sockets, u64, u32, SOCKET_SLOTS);        /* struct sock * -> slot */
 BPF_ARRAY(recent_sockets, u32, 1 << RECENT_BITS); /* slot, by some bits of the address: no hashing */
-BPF_ARRAY(ports, u8, 65536);                      /* local ports of traced sockets */
+BPF_F_TABLE("array", u32, u8, ports, 65536, BPF_F_MMAPABLE); /* local ports of traced sockets */
 BPF_PERCPU_ARRAY(counters, u64, COUNTERS);
 BPF_ARRAY(stages, u32, 1);
 
