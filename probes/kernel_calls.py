@@ -8,6 +8,7 @@ Documentation/bpf/kfuncs.rst).
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 from typing import Any
 
@@ -43,6 +44,7 @@ _PSEUDO_KFUNC_CALL = 2
 _INSTRUCTION = struct.Struct("<BBhi")
 
 
+@functools.cache
 def available() -> dict[str, int]:
     """Return the functions that this kernel has, by name, and their BTF types."""
     found = {name: btf.load().find(btf.Kind.FUNC, name) for name in _NUMBERS}
