@@ -19,12 +19,10 @@ from tracer.errors import USAGE, IophaseError
 from tracer.lab import EMULATOR, LabResult, run_in_lab
 from tracer.lab_clock import tsc_khz
 from tracer.lab_kernels import fetch, kernel_named
-from tracer.supported_kernels import KERNELS
 
 SERIES = os.environ.get("IOPHASE_LAB_KERNEL", "6.1")
-"""The kernel of these tests; the smoke test of BPF takes the newest as well."""
+"""The kernel of these tests: what BPF does in this one and others is tested in test_kernels.py."""
 
-OLD_AND_NEW = tuple(dict.fromkeys((SERIES, KERNELS[-1].series)))
 ORDINARY = 65534
 """Somebody who is not root."""
 GUEST_TIMEOUT_S = 240.0  # emulation on a machine that is busy with other tests
@@ -49,12 +47,12 @@ def guest_possible() -> None:
 
 
 def in_guest(
-    output: Path, *command: str, series: str = SERIES, timeout_s: float = GUEST_TIMEOUT_S
+    output: Path, *command: str, timeout_s: float = GUEST_TIMEOUT_S
 ) -> tuple[LabResult, bytes, bytes]:
     """Run a command in a guest and return the result and what it wrote to stdout and stderr."""
     stdout, stderr = io.BytesIO(), io.BytesIO()
     result = run_in_lab(
-        series, command, output=output, timeout_s=timeout_s, stdout=stdout, stderr=stderr
+        SERIES, command, output=output, timeout_s=timeout_s, stdout=stdout, stderr=stderr
     )
     return result, stdout.getvalue(), stderr.getvalue()
 
@@ -199,41 +197,6 @@ with NetNS("apart") as other:
     assert b"tbf" in stdout
 
 
-@pytest.mark.parametrize("series", OLD_AND_NEW)
-def test_functions_of_the_kernel_can_be_probed_in_the_guest(series: str, tmp_path: Path) -> None:
-    program = """
-import ctypes, os, socket
-from probes.compiler import compile_program, load_function
-
-TRACING = 26
-TEXT = '''
-BPF_ARRAY(calls, u64, 2);
-int by_kprobe(struct pt_regs *ctx)
-{
-    if (bpf_get_current_pid_tgid() >> 32 == OWN_PID) calls.increment(0);
-    return 0;
-}
-KFUNC_PROBE(tcp_recvmsg, struct sock *sk)
-{
-    if (bpf_get_current_pid_tgid() >> 32 == OWN_PID) calls.increment(1);
-    return 0;
-}
-'''
-program = compile_program(TEXT, cflags=[f"-DOWN_PID={os.getpid()}"])
-program.attach_kprobe(event=b"tcp_recvmsg", fn_name=b"by_kprobe")
-program.attach_kfunc(b"kfunc__tcp_recvmsg")
-with socket.create_server(("127.0.0.1", 0)) as server:
-    with socket.create_connection(server.getsockname()) as sender, server.accept()[0] as receiver:
-        for _ in range(13):
-            sender.sendall(b"x")
-            assert receiver.recv(8) == b"x"
-print(os.uname().release, *(program[b"calls"][ctypes.c_int(way)].value for way in (0, 1)))
-"""
-    result, stdout, stderr = in_guest(tmp_path, sys.executable, "-c", program, series=series)
-    assert (result.exit_code, stderr) == (0, b"")
-    assert stdout.decode().split() == [result.release, "13", "13"]
-
-
 def test_a_panic_is_an_error_with_the_consoles_last_lines(tmp_path: Path) -> None:
     script = (
         "echo before; echo precious > file; sync; sleep 2; echo c > /proc/sysrq-trigger; sleep 60"
@@ -267,9 +230,9 @@ def test_files_that_did_not_fit_are_an_error(tmp_path: Path) -> None:
 
 def test_a_command_that_never_ends_is_ended(tmp_path: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(IophaseError, match="no end after 15 s"):
-        in_guest(tmp_path, "sleep", "1000", timeout_s=15.0)
-    assert time.monotonic() - started < 20
+    with pytest.raises(IophaseError, match="no end after 8 s"):
+        in_guest(tmp_path, "sleep", "1000", timeout_s=8.0)
+    assert time.monotonic() - started < 13
     assert not emulators_of(os.getpid())
 
 
