@@ -24,8 +24,8 @@ from tests.matrix.workloads import beside_idle, paused, queued
 __all__ = ("COPIED", "Measured", "copy_again", "measure", "measure_all", "table")
 
 ROUNDS = 2
-"""The backends take turns: what happens to the machine meanwhile, and that the first one meets cold
-code (an emulator translates it then), is nobody's alone."""
+"""For a table to keep the backends take turns: what happens to the machine meanwhile, and that the
+first one meets cold code (an emulator translates it then), is nobody's alone."""
 PAUSES = 7
 COPIED = {64: 19, 65_536: 19, 262_144: 19}
 """Bytes of a message: how many of them in a round."""
@@ -136,19 +136,19 @@ def table(measured: dict[Backend, Measured]) -> str:
     return "\n".join(rows)
 
 
-def measure_all(program: Program, path: Path) -> dict[Backend, Measured]:
+def measure_all(program: Program, path: Path, rounds: int) -> dict[Backend, Measured]:
     """Return what each backend says that this host allows; the program has their plans."""
     plans = {backend: make_plan(backend) for backend in BACKENDS if backend not in refusals()}
-    rounds: dict[Backend, list[Measured]] = {backend: [] for backend in plans}
+    measured: dict[Backend, list[Measured]] = {backend: [] for backend in plans}
     program.detach()
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for backend, plan in plans.items():
             program.attach(plan)
             try:
-                rounds[backend].append(measure(program, path / f"{backend}-{number}"))
+                measured[backend].append(measure(program, path / f"{backend}-{number}"))
             finally:
                 program.detach()
-    return {backend: _together(done) for backend, done in rounds.items()}
+    return {backend: _together(done) for backend, done in measured.items()}
 
 
 def copy_again(program: Program, path: Path, measured: dict[Backend, Measured]) -> None:
@@ -169,7 +169,7 @@ def main() -> None:
     first, *further = [make_plan(backend) for backend in BACKENDS if backend not in refused]
     program = Program(first, further=further)
     with tempfile.TemporaryDirectory() as path:
-        measured = measure_all(program, Path(path))
+        measured = measure_all(program, Path(path), ROUNDS)
     program.close()
     print(f"### {platform.release()}\n\n{table(measured)}")
 
