@@ -35,7 +35,7 @@ def test_every_message_is_received_and_delivered_once(
         suffix="_SB" if model == "selectors" else "",
         timeout=60.0,
     )
-    trace, result, counters = served(best, tmp_path / "trace", model, options)
+    trace, result, counters, _ = served(best, tmp_path / "trace", model, options)
     assert counters["messages"] == result.messages == result.verified == MESSAGES
     received = total(trace.calls["bytes"])
     assert received == counters["bytes_received"] == result.bytes_sent

@@ -13,7 +13,7 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from analysis.load import Trace, load
 from probes.program import Program
@@ -24,9 +24,20 @@ from tests.live.target import Target, asleep, tcp_pair
 from tracer.processes import socket_inodes
 from tracer.reference import ReferenceServer
 
-__all__ = ("PAUSE_NS", "beside_idle", "paused", "queued", "served", "spun_pause")
+__all__ = (
+    "AFTER_A_PAUSE",
+    "FIRST",
+    "PAUSE_NS",
+    "Served",
+    "beside_idle",
+    "paused",
+    "queued",
+    "served",
+    "spun_pause",
+)
 
 PAUSE_NS = 50_000_000
+FIRST, AFTER_A_PAUSE = b"first", b"after a pause"
 _SETTLE_S = 3.0
 """Some servers hold sockets of their own: then waiting for their clients' to go ends here."""
 _SPIN_NS = 5_000_000
@@ -37,19 +48,37 @@ _SETTLED_S = 0.01
 call is measured, its partner sleeps."""
 
 
+class Served(NamedTuple):
+    """What came of a server under load."""
+
+    trace: Trace
+    result: Result
+    """What the load says."""
+    counters: dict[str, Any]
+    """What the server counted."""
+    pauses: list[tuple[int, int]]
+    """When each pause after the load began and ended."""
+
+
 def served(
-    program: Program, path: Path, name: str, options: LoadOptions
-) -> tuple[Trace, Result, dict[str, Any]]:
-    """Return the trace of a server under load, what the load says, and what the server counted."""
-    model = by_name(name)
-    with ReferenceServer(model) as server:
+    program: Program,
+    path: Path,
+    name: str,
+    options: LoadOptions,
+    pauses: int = 0,
+    *,
+    sleeps: bool = True,
+) -> Served:
+    """Trace a server under load, and afterwards with pauses, if there are to be any."""
+    with ReferenceServer(by_name(name)) as server:
         with Load(server.address, options) as made, recording(program, path) as session:
             session.follow([server.pid])
             made.connect()
             result = made.run()
             _until_closed(server.pid)
+            known = _send_with_pauses(server, pauses, sleeps) if pauses else []
             session.stop()
-        return load(path), result, server.stop()
+        return Served(load(path), result, server.stop(), known)
 
 
 def _until_closed(pid: int) -> None:
@@ -70,25 +99,31 @@ def spun_pause() -> None:
 def paused(
     program: Program, path: Path, name: str, pauses: int, *, sleeps: bool
 ) -> tuple[Trace, list[tuple[int, int]]]:
-    """Send to a server with pauses; return the trace and when each pause began and ended."""
-    known = []
+    """Trace a server with pauses; return the trace and when each pause began and ended."""
     with ReferenceServer(by_name(name)) as server, recording(program, path) as session:
         session.follow([server.pid])
-        host, _, port = server.address.rpartition(":")
-        with socket.create_connection((host, int(port))) as client:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client.sendall(b"first")
-            client.recv(64)
-            for _ in range(pauses):
-                if sleeps:
-                    asleep(server.pid)
-                began = time.monotonic_ns()
-                spun_pause()
-                known.append((began, time.monotonic_ns()))
-                client.sendall(b"after a pause")
-                client.recv(64)
+        known = _send_with_pauses(server, pauses, sleeps)
         session.stop()
     return load(path), known
+
+
+def _send_with_pauses(server: ReferenceServer, pauses: int, sleeps: bool) -> list[tuple[int, int]]:
+    """Send the first message, and one after each pause; return when those began and ended."""
+    known = []
+    host, _, port = server.address.rpartition(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(FIRST)
+        client.recv(64)
+        for _ in range(pauses):
+            if sleeps:
+                asleep(server.pid)
+            began = time.monotonic_ns()
+            spun_pause()
+            known.append((began, time.monotonic_ns()))
+            client.sendall(AFTER_A_PAUSE)
+            client.recv(64)
+    return known
 
 
 def queued(program: Program, path: Path, sizes: dict[int, int]) -> Trace:
