@@ -8,7 +8,6 @@ import platform
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,16 @@ from probes.errors import ProbeError
 from probes.plan import BACKENDS, Backend, Plan, make_plan, refusals
 from probes.program import Program
 from tests.live.recording import assert_closed, record, total
-from tests.live.target import Target, asleep, tcp_pair
+from tests.live.target import Target, tcp_pair
 from tests.matrix.conftest import IN_LAB
 from tests.matrix.workloads import paused
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
 GONE = "tcp_recvmsg"
-ATTACH_S = 300.0
-"""For a tracer to start, which compiles its programs; emulated it takes a minute."""
 SETTLE_S = 20.0
 """For the kernel to let go of what a killed process held (RCU)."""
+KPROBES = Path("/sys/kernel/debug/kprobes/list")
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 
 
@@ -43,6 +41,38 @@ def test_a_forced_backend_that_is_refused_says_why_and_names_one_that_works(live
         with pytest.raises(ProbeError) as caught:
             make_plan(backend)
         assert str(caught.value) == f"{backend}: {reason}; use --backend {works}"
+
+
+def test_the_trace_says_how_each_probe_is_attached_or_why_not(
+    backend: Backend, program: Program, tmp_path: Path
+) -> None:
+    left, right = tcp_pair()
+    with left, right:
+        trace, _ = record(
+            program, tmp_path / "trace", lambda: len(right.recv(1)), lambda _: left.send(b"x")
+        )
+    assert trace.meta["backend"] == backend
+    states = {probe["name"]: probe for probe in trace.meta["probes"]}
+    for step in program.plan.steps:
+        state = states[step.symbol]
+        assert (state["attached"] is None) == (state["detail"] is not None), state
+        if IN_LAB and not is_left_out(state):  # a stock kernel: the catalogue knows what it has
+            there = _version(step.probe.since) <= _version(platform.release())
+            assert there == (state["attached"] is not None), state
+        if isinstance(step.probe, Function):
+            assert state["attached"] in (None, backend)
+            assert (state["hits"] is None) == (state["attached"] is None)
+    assert set(trace.meta["resolution_ns"]) == {
+        *("sleep", "runq", "spin", "check", "copy", "overhead"),
+    }
+
+
+def is_left_out(state: dict[str, Any]) -> bool:
+    return str(state["detail"]).startswith(("not needed: ", "no function can be attached"))
+
+
+def _version(text: str) -> list[int]:
+    return [int(part) for part in text.partition("-")[0].split(".")[:2]]
 
 
 def without(plan: Plan, symbol: str) -> Plan:
@@ -79,76 +109,43 @@ def test_a_function_that_has_gone_costs_only_its_own_figure(
     assert_closed(trace)
 
 
-def test_the_trace_says_how_each_probe_is_attached_or_why_not(
-    backend: Backend, program: Program, tmp_path: Path
-) -> None:
-    left, right = tcp_pair()
-    with left, right:
-        trace, _ = record(
-            program, tmp_path / "trace", lambda: len(right.recv(1)), lambda _: left.send(b"x")
-        )
-    assert trace.meta["backend"] == backend
-    states = {probe["name"]: probe for probe in trace.meta["probes"]}
-    for step in program.plan.steps:
-        state = states[step.symbol]
-        assert (state["attached"] is None) == (state["detail"] is not None), state
-        if IN_LAB and not is_left_out(state):  # a stock kernel: the catalogue knows what it has
-            there = _version(step.probe.since) <= _version(platform.release())
-            assert there == (state["attached"] is not None), state
-        if isinstance(step.probe, Function):
-            assert state["attached"] in (None, backend)
-            assert (state["hits"] is None) == (state["attached"] is None)
-    assert set(trace.meta["resolution_ns"]) == {
-        *("sleep", "runq", "spin", "check", "copy", "overhead"),
-    }
-
-
-def is_left_out(state: dict[str, Any]) -> bool:
-    return str(state["detail"]).startswith(("not needed: ", "no function can be attached"))
-
-
-def _version(text: str) -> list[int]:
-    return [int(part) for part in text.partition("-")[0].split(".")[:2]]
-
-
-def loaded_programs() -> set[int]:
-    """Return the identities of all BPF programs in the kernel, by bpftool."""
+def attachments() -> set[str]:
+    """Return what is attached in the kernel: the links of BPF programs, and kprobes, which have
+    none (Documentation/trace/kprobes.rst)."""
     shown = subprocess.run(
-        ["bpftool", "-j", "prog", "list"],
+        ["bpftool", "-j", "link", "list"],
         env={**os.environ, "PATH": SYSTEM_PATH},
         stdout=subprocess.PIPE,
         check=True,
     )
-    return {program["id"] for program in json.loads(shown.stdout)}
+    links = {f"link {link['id']}" for link in json.loads(shown.stdout)}
+    return links | set(KPROBES.read_text().splitlines() if KPROBES.exists() else ())
 
 
 def test_nothing_stays_attached_when_the_tracer_is_killed(
-    plans: dict[Backend, Plan], tmp_path: Path
+    backend: Backend, compiled: Program, plans: dict[Backend, Plan]
 ) -> None:
+    """The tracer is a child: what it attaches is compiled already, and its own."""
     if shutil.which("bpftool", path=SYSTEM_PATH) is None:
         pytest.skip("no bpftool here")
-    left, right = tcp_pair()
-    before = loaded_programs()
-    with left, right, Target(lambda: len(right.recv(1))) as target:
-        target.go()
-        asleep(target.pid)
-        command = [sys.executable, "-m", "tracer", "record", "-o", str(tmp_path / "trace")]
-        tracer = subprocess.Popen(
-            [*command, "--backend", next(iter(plans)), "-p", str(target.pid)],
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            limit = time.monotonic() + ATTACH_S
-            while not (tmp_path / "trace" / "trace.json.partial").exists():
-                assert tracer.poll() is None and time.monotonic() < limit
-                time.sleep(0.05)
-            assert len(loaded_programs() - before) > 10
-        finally:
-            tracer.send_signal(signal.SIGKILL)
-            tracer.wait()
-        limit = time.monotonic() + SETTLE_S
-        while loaded_programs() - before and time.monotonic() < limit:
-            time.sleep(0.1)
-        assert not loaded_programs() - before
-        left.send(b"x")
-        assert target.result() == 1
+    compiled.detach()
+    before = attachments()
+    told, tell = os.pipe()
+
+    def trace() -> None:
+        compiled.attach(plans[backend])
+        os.write(tell, b".")
+        signal.pause()
+
+    with os.fdopen(told, "rb") as ready, Target(trace) as tracer:
+        os.close(tell)
+        tracer.go()
+        assert ready.read(1) or tracer.result()
+        made = attachments() - before
+        assert len(made) > 10
+        assert backend != "kprobe" or any("tcp_recvmsg" in one for one in made)
+        os.kill(tracer.pid, signal.SIGKILL)
+    limit = time.monotonic() + SETTLE_S
+    while attachments() - before and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert not attachments() - before
