@@ -1,18 +1,25 @@
-"""The tests of every backend, each run inside a stock kernel: `make lab` runs one alone."""
+"""The tests of every backend, each run inside a stock kernel: `make lab` runs one alone.
+
+An emulator keeps one CPU busy, so the guests run side by side.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from tests.conftest import REQUIRE_LIVE, refusal
 from tracer.errors import IophaseError
-from tracer.lab import EMULATOR, run_in_lab
+from tracer.lab import EMULATOR
 from tracer.lab_kernels import fetch, kernel_named
 from tracer.supported_kernels import KERNELS
 
@@ -52,6 +59,10 @@ crowds of connections and the speed of a copy, which an emulator does not have, 
 the command itself, which takes half a minute to start.
 """
 
+AT_ONCE = len(os.sched_getaffinity(0))
+LOOK_S = 0.2
+"""From one look at what a guest says to the next."""
+
 pytestmark = [
     pytest.mark.timeout(GUEST_TIMEOUT_S + 120),
     pytest.mark.skipif("IOPHASE_LAB" in os.environ, reason="this is the lab's guest already"),
@@ -75,13 +86,87 @@ def require_lab(series: str) -> None:
     pytest.skip(f"{reason} (set {REQUIRE_LIVE}=1 to fail instead)")
 
 
+LAB = ("setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "tracer", "lab", "--exec")
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"),
+    "--tb=short",
+)
+
+
+class Guest:
+    """pytest in a guest, as root, in a process of its own; what it says goes to a file."""
+
+    def __init__(
+        self,
+        series: str,
+        output: Path,
+        *arguments: str,
+        models: Sequence[str] = (),
+        timeout_s: float = GUEST_TIMEOUT_S,
+    ) -> None:
+        self._said = output / "said"
+        lab = [*LAB, "--output", str(output), "--timeout", str(timeout_s), series, "--"]
+        environment = [f"{REQUIRE_LIVE}=1", f"IOPHASE_TEST_MODELS={' '.join(models)}"]
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                [*lab, "env", *environment, *PYTEST, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
+
+    def result(self) -> int:
+        """Repeat what it says until it ends; return the exit code."""
+        with self._said.open("rb") as said:
+            while True:
+                exit_code = self._process.poll()
+                sys.stdout.buffer.write(said.read())
+                sys.stdout.flush()
+                if exit_code is not None:
+                    return exit_code
+                time.sleep(LOOK_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def guest_of(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Guest]]:
+    """Return a kernel's guest; those of the next tests are at work beside it.
+
+    When one test is run alone, so is its guest.
+    """
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    asked = [item for item in items if "guest_of" in item.fixturenames]
+    kernels = [str(item.callspec.params["series"]) for item in asked]
+    started: dict[str, Guest] = {}
+    with contextlib.ExitStack() as stack:
+
+        def guest_of(series: str) -> Guest:
+            first = kernels.index(series)
+            for one in kernels[first : first + AT_ONCE]:
+                if one not in started:
+                    require_lab(one)
+                    output = tmp_path_factory.mktemp("guest")
+                    guest = Guest(one, output, "tests/matrix", models=MODELS)
+                    started[one] = stack.enter_context(guest)
+            return started[series]
+
+        yield guest_of
+
+
 @pytest.mark.parametrize("series", CHOSEN)
 def test_every_backend_measures_the_truth_in_a_stock_kernel(
-    series: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    series: str, guest_of: Callable[[str], Guest], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    require_lab(series)
     with capsys.disabled():
-        assert run_tests(series, tmp_path, "tests/matrix", models=MODELS) == 0
+        assert guest_of(series).result() == 0
 
 
 @pytest.mark.timeout(2 * GUEST_TIMEOUT_S + 120)
@@ -90,28 +175,7 @@ def test_the_live_tests_of_a_host_that_refuses_bpf_pass_in_the_lab(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     require_lab(CHOSEN[0])
-    with capsys.disabled():
-        options = ("-m", "live", "--timeout", "600")
-        code = run_tests(CHOSEN[0], tmp_path, *options, *IN_THE_LAB, timeout_s=2 * GUEST_TIMEOUT_S)
-        assert code == 0
-
-
-def run_tests(
-    series: str,
-    output: Path,
-    *arguments: str,
-    models: Sequence[str] = (),
-    timeout_s: float = GUEST_TIMEOUT_S,
-) -> int:
-    """Run pytest in a guest as root, and return its exit code."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
-    result = run_in_lab(
-        series,
-        [*command, "--tb=short", *arguments],
-        output=output,
-        timeout_s=timeout_s,
-        environment={REQUIRE_LIVE: "1", "IOPHASE_TEST_MODELS": " ".join(models)},
-        progress=False,
-    )
-    assert result.release.startswith(f"{series}.")
-    return result.exit_code
+    options = ("-m", "live", "--timeout", "600")
+    guest = Guest(CHOSEN[0], tmp_path, *options, *IN_THE_LAB, timeout_s=2 * GUEST_TIMEOUT_S)
+    with capsys.disabled(), guest:
+        assert guest.result() == 0
