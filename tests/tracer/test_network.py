@@ -19,9 +19,11 @@ from tests.servers.client import within
 from tracer.errors import IophaseError
 from tracer.namespaces import FOLDER, Link
 from tracer.network import Loopback, Veth
+from tracer.privileges import effective
 
-pytestmark = pytest.mark.live
-"""Namespaces need what BPF needs; a host that refuses it has them in the lab, with netem."""
+pytestmark = pytest.mark.skipif(
+    "CAP_SYS_ADMIN" not in effective(), reason="namespaces need CAP_SYS_ADMIN: run with sudo"
+)
 
 GONE_S = 10.0
 NOBODY = 65534
