@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.bench.overhead import ALLOWED_NS, CPU, Server, measure
 
-REQUESTS = 20_000
+REQUESTS = 10_000
 CLIENTS = 50
 START_S = 10.0
 

@@ -4,7 +4,8 @@ Server and client share a CPU: on two hyperthreads of a core each would slow the
 what a wake-up on another CPU costs depends on how deeply that one sleeps. The tool's own reader has
 another CPU, and its time does not count; what every process pays for the probes does. A machine's
 speed drifts by more than what is measured: short spells untraced, with programs that do nothing at
-the same tracepoints, and traced take turns, and some of each make a run.
+the same tracepoints, and traced take turns, and some of each make a run. What disturbs them only
+ever adds: of a run's spells of a kind the lower quartile counts.
 
 Every system call of the server passes the probes and is timed for its ledger; those of the receive
 path are recorded besides. The figure is the cost of a request, divided by either number.
@@ -38,7 +39,7 @@ CPU = min(os.sched_getaffinity(0))
 """Of server and client."""
 _READER_CPU = max(os.sched_getaffinity(0))
 RUNS = 5
-SPELLS = 8
+SPELLS = 16
 """Of each kind in a run."""
 _FLOOR = Path(__file__).with_name("floor.bpf.c")
 
@@ -52,7 +53,7 @@ class Server(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Medians over the spells of a run: CPU ns of a request, and calls recorded for one."""
+    """Lower quartiles of a run's spells: CPU ns of a request; and calls recorded for one."""
 
     untraced: float
     nothing: float
@@ -102,15 +103,8 @@ def _run(server: Server, program: Program, floor: Any, folder: Path) -> Run:
         cost, calls = _traced(server, program, folder / "trace")
         traced.append(cost)
         recorded.append(calls)
-    more = [with_it - without for with_it, without in zip(traced, untraced, strict=True)]
-    floors = [with_it - without for with_it, without in zip(nothing, untraced, strict=True)]
-    base = statistics.median(untraced)
-    return Run(
-        base,
-        base + statistics.median(floors),
-        base + statistics.median(more),
-        statistics.median(recorded),
-    )
+    costs = [statistics.quantiles(spells)[0] for spells in (untraced, nothing, traced)]
+    return Run(*costs, statistics.median(recorded))
 
 
 def _spell(server: Server) -> tuple[float, int]:
