@@ -103,8 +103,12 @@ def _run(server: Server, program: Program, floor: Any, folder: Path) -> Run:
         cost, calls = _traced(server, program, folder / "trace")
         traced.append(cost)
         recorded.append(calls)
-    costs = [statistics.quantiles(spells)[0] for spells in (untraced, nothing, traced)]
-    return Run(*costs, statistics.median(recorded))
+    return Run(
+        statistics.quantiles(untraced)[0],
+        statistics.quantiles(nothing)[0],
+        statistics.quantiles(traced)[0],
+        statistics.median(recorded),
+    )
 
 
 def _spell(server: Server) -> tuple[float, int]:
