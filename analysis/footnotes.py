@@ -82,6 +82,22 @@ def _submitted_unseen(traces: Sequence[Trace]) -> Iterator[str]:
             )
 
 
+def _found_no_room(traces: Sequence[Trace]) -> Iterator[str]:
+    """Say what is missing because too much was traced at a time."""
+    for trace in traces:
+        threads = int(trace.meta.get("threads_untraced") or 0)
+        if threads:
+            yield (
+                f"{trace.name}: {count_text(threads)} threads found no room to be traced and are"
+                " not in the trace: too many lived at a time."
+            )
+        if trace.meta.get("sockets_untraced"):
+            yield (
+                f"{trace.name}: some deliveries are not in the trace: too many sockets were open at"
+                " a time."
+            )
+
+
 def _has_absent(summary: pd.DataFrame, columns: Sequence[Column]) -> bool:
     return bool(summary[[column.source for column in columns]].isna().to_numpy().any())
 
@@ -129,6 +145,7 @@ def footnotes(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
     merged = sum(int(trace.meta.get("merged") or 0) for trace in traces)
     if merged:
         yield f"{count_text(merged)} arrivals were merged into a neighbour: too many were pending."
+    yield from _found_no_room(traces)
     backends = sorted({str(trace.meta["backend"]) for trace in traces})
     kernels = sorted({str(trace.meta["kernel"]) for trace in traces})
     yield f"Backend: {', '.join(backends)}. Kernel: {', '.join(kernels)}."

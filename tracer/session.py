@@ -235,6 +235,8 @@ class Session:
             lost=_counts(counters.lost, 0),
             merged=counters.merged,
             returns_missed=counters.returns_missed,
+            threads_untraced=counters.threads_untraced,
+            sockets_untraced=counters.sockets_untraced,
             probes=_probe_states(self._program, counters),
         )
 

@@ -82,6 +82,8 @@ class TraceInfo:
     lost: Counts | None = None
     merged: int | None = None
     returns_missed: int | None = None
+    threads_untraced: int | None = None
+    sockets_untraced: int | None = None
     unclosed: int = 0
     resolution_ns: dict[str, int] = field(default_factory=dict)
 
