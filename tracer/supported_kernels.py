@@ -12,15 +12,13 @@ class Kernel(NamedTuple):
 
     series: str
     suite: str
-    single_threaded: bool = False
-    """True where emulation with a thread per CPU has been seen to panic under attach stress."""
 
 
 KERNELS = (
     Kernel("5.10", "bullseye-security"),
     Kernel("6.1", "bookworm-security"),
     Kernel("6.12", "bookworm-security"),
-    Kernel("6.18", "trixie-backports", single_threaded=True),
-    Kernel("7.3", "trixie-backports", single_threaded=True),
+    Kernel("6.18", "trixie-backports"),
+    Kernel("7.3", "trixie-backports"),
 )
 """Oldest first; README's table of kernels is made from it."""
