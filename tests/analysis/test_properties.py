@@ -41,6 +41,7 @@ def random_calls(draw: st.DrawFn) -> pd.DataFrame:
     waits = generator.random(count) < draw(st.floats(0, 1))
     size = generator.integers(0, 3, count) * 64
     known = pd.Series(~waits)
+    phases["copy_ns"] += known & (size > 0)  # no copy takes no time
     calls = phases.assign(
         duration_ns=phases.sum(axis="columns"),
         cpu=0,
