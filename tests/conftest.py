@@ -73,7 +73,7 @@ def refusal() -> str | None:
     return None
 
 
-IN_LAB_INSTEAD = "they run in the lab instead: tests/tracer/test_kernels.py"
+IN_LAB_INSTEAD = "in the lab run those that tests/tracer/test_kernels.py names"
 
 
 def _require_live() -> None:
