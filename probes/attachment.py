@@ -9,7 +9,7 @@ from probes.catalogue import Function, Tracepoint
 from probes.compiler import load_function, quietly
 from probes.errors import ProbeError
 from probes.kernel_calls import preemptible_tracepoints, resolve
-from probes.plan import Backend, Plan, Step
+from probes.plan import Backend, Plan, Step, instead_of
 
 __all__ = ("Attached", "attach", "detach", "load")
 
@@ -30,7 +30,8 @@ def attach(bpf: Any, plan: Plan) -> list[Attached]:
     """Attach what the plan says to a compiled program, functions first.
 
     A tracepoint that only stands in for a function is left out where the function is attached.
-    Raises ``ProbeError`` when a required probe cannot be attached.
+    Raises ``ProbeError`` when a required probe cannot be attached, or no function by the backend
+    that was forced.
     """
     done: list[Attached] = []
     replaced: dict[str, str] = {}
@@ -40,6 +41,7 @@ def attach(bpf: Any, plan: Plan) -> list[Attached]:
             done.append(result)
             if result.backend is not None:
                 replaced.update(dict.fromkeys(step.probe.stand_in, step.symbol))
+    _require_forced(plan, done)
     tracepoints: list[Attached] = []
     for step in plan.steps:
         if isinstance(step.probe, Tracepoint):
@@ -49,6 +51,14 @@ def attach(bpf: Any, plan: Plan) -> list[Attached]:
                 better = replaced.get(step.symbol, step.symbol)
                 replaced.update(dict.fromkeys(step.probe.stand_in, better))
     return [*tracepoints, *done]
+
+
+def _require_forced(plan: Plan, functions: list[Attached]) -> None:
+    if plan.forced in (None, "tracepoint") or any(one.backend for one in functions):
+        return
+    tried = (one for one in functions if one.detail.startswith(plan.forced))
+    reason = next(tried, functions[0]).detail
+    raise ProbeError(f"{reason}; {instead_of(plan.forced, plan.refused)}")
 
 
 def _attach_tracepoint(bpf: Any, step: Step, replaced: dict[str, str]) -> Attached:

@@ -182,12 +182,17 @@ def quietly(failure: str, function: Callable[..., Any], *args: Any, **kwargs: An
         except Exception as error:  # BCC raises no other
             caught.seek(0)
             said = _last_useful(caught.read().decode(errors="replace"))
-            raise ProbeError(f"{failure}: {_reason(error)}\n{said}".rstrip()) from error
+            raise ProbeError(f"{failure}: {_reason(error, said)}\n{said}".rstrip()) from error
 
 
-def _reason(error: Exception) -> str:
-    """Return why BCC failed, without what it says in every case and what it guesses."""
+def _reason(error: Exception, said: str) -> str:
+    """Return why BCC failed, without what it says in every case and what it guesses.
+
+    What cannot be attached it takes for "not traceable"; the kernel's word ends what it printed.
+    """
     reason = str(error).rpartition(": ")[2]
+    if reason.startswith("Failed to attach") and said:
+        return re.split("[:,] ", said)[-1]
     if "super-user" in reason and os.geteuid() == 0:
         return "Operation not permitted, though this is root: a policy of this host"
     return reason

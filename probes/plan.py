@@ -1,12 +1,13 @@
 """Which probe is attached by which backend: found by trying; a value to print and compare.
 
 Nothing is attached for it: fentry is tried function by function with a program that does nothing,
-which is loaded and thrown away; a kprobe needs kprobes in the kernel, and the function.
+which is loaded and thrown away; a kprobe needs a kernel that gives some, and the function.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,7 @@ __all__ = (
     "Plan",
     "Step",
     "has_tracepoint",
+    "instead_of",
     "make_plan",
     "refusals",
     "symbol_of",
@@ -50,6 +52,8 @@ class Plan(NamedTuple):
     steps: tuple[Step, ...]
     refused: dict[Backend, str]
     """Backends that this host refuses altogether, with its reason."""
+    forced: Backend | None = None
+    """The only one that functions may be attached by, by the user's wish."""
 
     @property
     def best(self) -> Backend:
@@ -70,8 +74,8 @@ def refusals() -> dict[Backend, str]:
     refused: dict[Backend, str] = {}
     if (reason := _fentry_refusal()) is not None:
         refused["fentry"] = reason
-    if not _KPROBE_TYPE.exists():
-        refused["kprobe"] = "this kernel is built without kprobes"
+    if (reason := _kprobe_refusal()) is not None:
+        refused["kprobe"] = reason
     return refused
 
 
@@ -87,6 +91,23 @@ def _fentry_refusal(symbol: str = _TRIAL_FUNCTION) -> str | None:
     return None
 
 
+def _kprobe_refusal() -> str | None:
+    """Return why no function gets a kprobe; a container may be refused perf events, but not BPF."""
+    try:
+        syscall.try_kprobe(int(_KPROBE_TYPE.read_text()))
+    except FileNotFoundError:
+        return "no function has one: this kernel is built without kprobes"
+    except OSError as error:
+        return f"no function gets one: perf_event_open: {error.strerror}"
+    return None
+
+
+def instead_of(forced: Backend, refused: Collection[Backend]) -> str:
+    """Say which backend would do where the forced one does not."""
+    other = next(backend for backend in BACKENDS if backend not in (forced, *refused))
+    return f"use --backend {other}"
+
+
 def make_plan(force: Backend | None = None, *, submits: bool = True) -> Plan:
     """Return the attach plan of this host; ``force`` allows one backend for functions.
 
@@ -100,12 +121,11 @@ def make_plan(force: Backend | None = None, *, submits: bool = True) -> Plan:
         allowed = []
     elif force is not None:
         if force in refused:
-            usable = allowed[0] if allowed else "tracepoint"
-            raise ProbeError(f"{force}: {refused[force]}; use --backend {usable}")
+            raise ProbeError(f"{force}: {refused[force]}; {instead_of(force, refused)}")
         allowed = [force]
     functions = [_function_step(function, allowed) for function in FUNCTIONS]
     tracepoints = [_tracepoint_step(point, submits) for point in TRACEPOINTS]
-    return Plan((*tracepoints, *functions), refused)
+    return Plan((*tracepoints, *functions), refused, force)
 
 
 def _tracepoint_step(point: Tracepoint, submits: bool) -> Step:

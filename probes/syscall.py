@@ -1,14 +1,16 @@
-"""The bpf(2) commands that BCC does not offer: running a program once, and loading a trial."""
+"""What BCC does not offer of bpf(2) and perf_event_open(2): to run a program once, and trials."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 
-__all__ = ("load_fentry", "test_run", "try_to_load")
+__all__ = ("load_fentry", "test_run", "try_kprobe", "try_to_load")
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
+_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PROG_LOAD = 5
 _PROG_TEST_RUN = 10
 _TYPE_RAW_TRACEPOINT = 17
@@ -16,6 +18,9 @@ _TYPE_TRACING = 26
 _ATTACH_FENTRY = 24
 _RETURN_ZERO = bytes((0xB7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))
 """BPF_MOV64_IMM(r0, 0); BPF_EXIT."""
+
+_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+_NO_FUNCTION = b"iophase_no_such_function"
 
 
 class _Load(ctypes.Structure):
@@ -67,6 +72,19 @@ class _TestRun(ctypes.Structure):
     )
 
 
+class _PerfEvent(ctypes.Structure):
+    """The beginning of ``struct perf_event_attr`` (include/uapi/linux/perf_event.h)."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("config", ctypes.c_uint64),
+        ("unused", ctypes.c_uint64 * 5),
+        ("kprobe_func", ctypes.c_char_p),
+        ("probe_offset", ctypes.c_uint64),
+    )
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -108,6 +126,23 @@ def load_fentry(function_id: int) -> int:
     return _load(
         prog_type=_TYPE_TRACING, expected_attach_type=_ATTACH_FENTRY, attach_btf_id=function_id
     )
+
+
+def try_kprobe(event_type: int) -> None:
+    """Ask for a kprobe of a function that no kernel has: the complaint is another if none is given.
+
+    ``event_type`` is the kernel's number of kprobes among perf events. Raises ``OSError`` with the
+    kernel's reason to refuse.
+    """
+    attr = _PerfEvent(
+        type=event_type, size=ctypes.sizeof(_PerfEvent), kprobe_func=_NO_FUNCTION, probe_offset=0
+    )
+    number = _SYS_PERF_EVENT_OPEN[platform.machine()]
+    event = int(_libc.syscall(number, ctypes.byref(attr), -1, 0, -1, 0))
+    if event >= 0:
+        os.close(event)
+    elif (error := ctypes.get_errno()) in _REFUSED:
+        raise OSError(error, os.strerror(error))
 
 
 def _load(**fields: int) -> int:

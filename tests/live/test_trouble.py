@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -21,6 +18,7 @@ import pytest
 from analysis.load import load
 from servers.models import by_name
 from tests.live.command import IOPHASE, ROOT, Tool, iophase, wait_until
+from tests.live.seccomp import refuse
 from tests.live.target import Target
 from tracer.reference import ReferenceServer
 
@@ -61,29 +59,13 @@ def test_a_kernel_that_refuses_bpf_is_named_as_the_cause(tmp_path: Path) -> None
         cwd=ROOT,
         capture_output=True,
         text=True,
-        preexec_fn=_refuse_bpf,
+        preexec_fn=lambda: refuse("bpf"),
     )
     assert done.returncode == FAILED, done.stderr
     assert done.stderr.startswith("iophase: ")
     assert "Operation not permitted" in done.stderr
     assert "iophase lab" in done.stderr
     assert not path.exists()
-
-
-def _refuse_bpf() -> None:
-    """In the child: let a seccomp filter refuse bpf(2), as container runtimes do."""
-    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-    load_number, jump_equal, allow, refuse = 0x20, 0x15, 0x7FFF0000, 0x00050001
-    filters = (
-        struct.pack("HBBI", load_number, 0, 0, 0)
-        + struct.pack("HBBI", jump_equal, 0, 1, number)
-        + struct.pack("HBBI", 0x06, 0, 0, refuse)
-        + struct.pack("HBBI", 0x06, 0, 0, allow)
-    )
-    text = ctypes.create_string_buffer(filters, len(filters))
-    program = struct.pack("HxxxxxxQ", 4, ctypes.addressof(text))
-    pr_set_seccomp, seccomp_mode_filter = 22, 2
-    ctypes.CDLL(None).prctl(pr_set_seccomp, seccomp_mode_filter, program, 0, 0)
 
 
 def test_a_process_that_does_not_exist_is_wrong_usage(tmp_path: Path) -> None:

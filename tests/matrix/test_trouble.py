@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from probes.attachment import attach
 from probes.catalogue import Function
+from probes.compiler import compile_program
 from probes.errors import ProbeError
-from probes.plan import BACKENDS, Backend, Plan, make_plan, refusals
+from probes.plan import BACKENDS, Backend, Plan, Step, make_plan, refusals
 from probes.program import Program
 from tests.live.recording import assert_closed, record, total
+from tests.live.seccomp import refuse
 from tests.live.target import Target, tcp_pair
 from tests.matrix.conftest import IN_LAB
 from tests.matrix.workloads import paused
@@ -26,9 +29,12 @@ from tests.matrix.workloads import paused
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
 GONE = "tcp_recvmsg"
+NOTRACE = "native_sched_clock"
+"""A function that x86 kernels have, and that nobody may trace."""
 SETTLE_S = 20.0
 """For the kernel to let go of what a killed process held (RCU)."""
 KPROBES = Path("/sys/kernel/debug/kprobes/list")
+KPROBE_EVENTS = Path("/sys/kernel/tracing/kprobe_events")
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 
 
@@ -107,6 +113,51 @@ def test_a_function_that_has_gone_costs_only_its_own_figure(
     assert states[GONE]["detail"] == "this kernel has no such function"
     assert states["sock_def_readable"]["attached"] == backend
     assert_closed(trace)
+
+
+def test_a_function_that_may_not_be_traced_costs_no_other_its_place(backend: Backend) -> None:
+    """Where BTF describes it, a program for it is taken: only attaching it fails."""
+    if backend == "tracepoint":
+        pytest.skip("it attaches no function")
+    steps = [Step(Function(name, "", "", ""), name, (backend,), "") for name in (NOTRACE, GONE)]
+    programs = [
+        f"int {kind}__{step.symbol}({context} *ctx) {{ return 0; }}"
+        for step in steps
+        for kind in ("kfunc", "kretfunc", "kprobe", "kretprobe")
+        for context in ("u64" if kind.endswith("func") else "struct pt_regs",)
+    ]
+    bpf = compile_program("\n".join(programs))
+    try:
+        refused, attached = attach(bpf, Plan(tuple(steps), {}, backend))
+    finally:
+        bpf.cleanup()
+    assert refused.backend is None
+    assert refused.detail.startswith(f"{backend}: ")
+    assert NOTRACE in refused.detail
+    assert (attached.backend, attached.detail) == (backend, "")
+
+
+def test_kprobes_that_the_host_refuses_are_not_tried(live: None) -> None:
+    """BCC would leave an event in the kernel for each that it had tried."""
+    if "kprobe" in refusals():
+        pytest.skip("this kernel has none")
+    before = KPROBE_EVENTS.read_text()
+
+    def force() -> str:
+        refuse("perf_event_open")
+        try:
+            Program(make_plan("kprobe")).attach()
+        except ProbeError as error:
+            return str(error)
+        return "attached"
+
+    with Target(force) as target:
+        target.go()
+        assert target.result() == (
+            "kprobe: no function gets one: perf_event_open: Operation not permitted; "
+            "use --backend fentry"
+        )
+    assert KPROBE_EVENTS.read_text() == before
 
 
 def attachments() -> set[str]:

@@ -6,10 +6,11 @@ import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from probes import btf, plan, syscall
+from probes import attachment, btf, plan, syscall
 from probes.btf import Btf
 from probes.catalogue import FUNCTIONS, TRACEPOINTS, system_call_symbol
 from probes.errors import ProbeError
@@ -22,8 +23,10 @@ ALL = tuple(symbol_of(function) for function in FUNCTIONS)
 class Kernel:
     """A kernel that has these functions, and lets fentry attach to some of them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kprobe_type: Path) -> None:
         self._monkeypatch = monkeypatch
+        self._kprobe_type = kprobe_type
+        kprobe_type.write_text("8\n")
 
     def has(
         self,
@@ -31,6 +34,7 @@ class Kernel:
         *,
         fentry: Iterable[str] | None = None,
         kprobes: bool = True,
+        perf_events: bool = True,
     ) -> Btf:
         made = BtfBytes()
         integer = made.integer("int", 4)
@@ -45,16 +49,22 @@ class Kernel:
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM))
             return os.open(os.devnull, os.O_RDONLY)
 
+        def try_kprobe(event_type: int) -> None:
+            assert event_type == 8
+            if not perf_events:
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
         self._monkeypatch.setattr(btf, "load", lambda: types)
         self._monkeypatch.setattr(syscall, "load_fentry", load_fentry)
-        here = Path("/proc/self" if kprobes else "/nowhere")
+        self._monkeypatch.setattr(syscall, "try_kprobe", try_kprobe)
+        here = self._kprobe_type if kprobes else Path("/nowhere")
         self._monkeypatch.setattr(plan, "_KPROBE_TYPE", here)
         return types
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    return Kernel(monkeypatch)
+def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernel:
+    return Kernel(monkeypatch, tmp_path / "type")
 
 
 def step_of(made: Plan, symbol: str) -> Step:
@@ -115,6 +125,35 @@ def test_a_forced_backend_that_is_refused_says_which_function_and_what_works(
         make_plan("fentry")
     assert str(caught.value) == (
         "fentry: tcp_recvmsg refused by this kernel: Operation not permitted; use --backend kprobe"
+    )
+
+
+def test_kprobes_that_the_host_refuses_are_not_planned_for(kernel: Kernel) -> None:
+    kernel.has(perf_events=False)
+    with pytest.raises(ProbeError) as caught:
+        make_plan("kprobe")
+    assert str(caught.value) == (
+        "kprobe: no function gets one: perf_event_open: Permission denied; use --backend fentry"
+    )
+    kernel.has(fentry=set(ALL) - {"pollwake"}, perf_events=False)
+    assert step_of(make_plan(), "pollwake").backends == ()
+
+
+@pytest.mark.parametrize(("force", "instead"), [("fentry", "kprobe"), ("kprobe", "fentry")])
+def test_a_forced_backend_by_which_nothing_can_be_attached_is_an_error(
+    force: Backend, instead: Backend, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.has()
+
+    def fail(bpf: object, symbol: str, probe: object) -> None:
+        raise ProbeError(f"{symbol}: Device or resource busy\nwhat else was printed")
+
+    monkeypatch.setattr(attachment, f"_by_{force}", fail)
+    bpf = SimpleNamespace(kfunc_entry_fds={}, kfunc_exit_fds={}, kprobe_fds={})
+    with pytest.raises(ProbeError) as caught:
+        attachment.attach(bpf, make_plan(force))
+    assert str(caught.value) == (
+        f"{force}: {ALL[0]}: Device or resource busy; use --backend {instead}"
     )
 
 
