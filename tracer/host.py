@@ -221,7 +221,7 @@ def _lockdown_check(host: Host) -> Check:
             "confidentiality: the kernel lets no BPF program read its memory",
             "boot with lockdown=integrity or none",
         )
-    return Check("lockdown", "ok", host.lockdown or "not in this kernel")
+    return Check("lockdown", "ok", host.lockdown or f"no {_LOCKDOWN}")
 
 
 def _kprobes_check(host: Host) -> Check:

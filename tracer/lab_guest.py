@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.lab_kernels import CachedKernel
+from tracer.lab_kernels import CachedKernel, keeping
 
 __all__ = ("END_OF_JOB", "PORTS", "Job", "initramfs", "kernel_command_line")
 
@@ -78,6 +78,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t debugfs debugfs /sys/kernel/debug
+mount -t securityfs securityfs /sys/kernel/security
 ip link set lo up
 echo $lab/modprobe >/proc/sys/kernel/modprobe
 echo iophase-lab >/proc/sys/kernel/hostname
@@ -165,21 +166,29 @@ def kernel_command_line(tsc_khz: int | None) -> str:
 
 
 def initramfs(kernel: CachedKernel) -> Path:
-    """Return the kernel's initramfs from the cache, building it when this version has none yet."""
+    """Return the kernel's initramfs from the cache, building it when this version has none yet.
+
+    Raises ``IophaseError`` when it cannot be written there.
+    """
     modules = list(_with_dependencies(kernel, BOOT_MODULES))
     texts = "\0".join((_INIT, _STAGE2, *APPLETS, *modules))
     digest = hashlib.sha256(texts.encode()).hexdigest()[:12]
     path = kernel.directory / f"initramfs-{digest}.cpio"
     if not path.exists():
-        for old in kernel.directory.glob("initramfs-*.cpio"):
-            old.unlink(missing_ok=True)
-        partial = path.with_suffix(f".partial{os.getpid()}")
-        try:
-            partial.write_bytes(_archive(kernel, modules))
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with keeping(f"the initramfs of kernel {kernel.kernel.series}", kernel.directory):
+            _build(path, kernel, modules)
     return path
+
+
+def _build(path: Path, kernel: CachedKernel, modules: Sequence[str]) -> None:
+    for old in kernel.directory.glob("initramfs-*.cpio"):
+        old.unlink(missing_ok=True)
+    partial = path.with_suffix(f".partial{os.getpid()}")
+    try:
+        partial.write_bytes(_archive(kernel, modules))
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _with_dependencies(kernel: CachedKernel, names: Iterable[str]) -> Iterable[str]:

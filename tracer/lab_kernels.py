@@ -23,7 +23,7 @@ from pathlib import Path
 from tracer.errors import USAGE, IophaseError
 from tracer.supported_kernels import KERNELS, Kernel
 
-__all__ = ("CachedKernel", "cache_directory", "fetch", "kernel_named")
+__all__ = ("CachedKernel", "cache_directory", "fetch", "keeping", "kernel_named")
 
 
 BUSYBOX_SUITE = "bookworm"
@@ -103,7 +103,7 @@ def fetch(kernel: Kernel, *, progress: bool = True) -> CachedKernel:
     final = cache / kernel.series
     if (final / "release").exists():
         return CachedKernel(kernel, final)
-    try:
+    with keeping(f"kernel {kernel.series}", cache):
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{kernel.series}.lock"):
             if not (final / "release").exists():
@@ -115,12 +115,19 @@ def fetch(kernel: Kernel, *, progress: bool = True) -> CachedKernel:
                     partial.rename(final)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
+    return CachedKernel(kernel, final)
+
+
+@contextmanager
+def keeping(what: str, place: Path) -> Iterator[None]:
+    """Say what cannot be kept in the cache, and why, when the block cannot write there."""
+    try:
+        yield
     except OSError as error:
         raise IophaseError(
-            f"cannot keep kernel {kernel.series} in {cache}: {error.strerror or error}; "
+            f"cannot keep {what} in {place}: {error.strerror or error}; "
             "XDG_CACHE_HOME names another place"
         ) from error
-    return CachedKernel(kernel, final)
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tracer.errors import IophaseError
 from tracer.lab_guest import END_OF_JOB, Job, initramfs
 from tracer.lab_kernels import CachedKernel
 from tracer.supported_kernels import KERNELS
@@ -63,6 +66,24 @@ def test_the_initramfs_is_built_once_and_an_outdated_one_goes(kernel: CachedKern
     assert initramfs(kernel) == first
     assert first.stat().st_mtime_ns == written
     assert list(kernel.directory.glob("initramfs-*")) == [first]
+
+
+def test_an_initramfs_that_finds_no_room_is_one_line(
+    kernel: CachedKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_half(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(IophaseError) as caught:
+        initramfs(kernel)
+    assert str(caught.value) == (
+        f"cannot keep the initramfs of kernel {kernel.kernel.series} in {kernel.directory}: "
+        "No space left on device; XDG_CACHE_HOME names another place"
+    )
+    assert not list(kernel.directory.glob("initramfs-*"))
 
 
 def test_a_job_reaches_the_command_as_it_was_given(kernel: CachedKernel, tmp_path: Path) -> None:
