@@ -201,7 +201,7 @@ def deliveries_table(records: Records) -> pa.Table:
         _integers(records["pid"]),
         _integers(records["tid"]),
         _integers(records["ready"], ready_unknown),
-        _integers(records["noticed"]),
+        _integers(records["noticed"], records["noticed"] == 0),
         _integers(records["copied"]),
         _integers(records["delivered"], _flagged(records, "BYTES_UNKNOWN")),
         _integers(records["notify"], ~_flagged(records, "NOTIFY_KNOWN")),

@@ -210,11 +210,12 @@ def test_further_deliveries_of_a_call_stand_beside_it(tmp_path: Path) -> None:
 def test_what_is_unknown_of_a_delivery_is_empty(tmp_path: Path) -> None:
     records = [
         delivery(ts=1, ready=5, copied=9, notify=77, flags=flags("READY_UNKNOWN")),
-        delivery(ts=2, ready=5, copied=9, notify=77, flags=flags("NOTIFY_KNOWN")),
+        delivery(ts=2, ready=5, noticed=7, copied=9, notify=77, flags=flags("NOTIFY_KNOWN")),
         delivery(ts=3, ready=5, copied=9, delivered=3, flags=flags("BYTES_UNKNOWN")),
     ]
     rows = Files(tmp_path, records).rows("deliveries.csv")
     assert [row["ready_ns"] for row in rows] == ["", "5", "5"]
+    assert [row["noticed_ns"] for row in rows] == ["", "7", ""]
     assert [row["waker_context"] for row in rows] == ["", "softirq", "softirq"]
     assert [row["notify_ns"] for row in rows] == ["", "77", ""]
     assert [row["bytes"] for row in rows] == ["0", "0", ""]

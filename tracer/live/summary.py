@@ -79,12 +79,14 @@ class Summary:
             parts = [gather(calls)] if self._evidence is None else [self._evidence, gather(calls)]
             self._evidence = joined_threads(added(parts))
         arrivals = _arrivals(records)
+        every = arrivals.groupby("socket").size()
+        arrivals = arrivals[arrivals.pop("known")]
         of_calls = calls[calls["socket"] > 0]
         of_calls = of_calls.astype({"socket": "Int64", "sleep_ns": "Int64"})
         totals = socket_totals(of_calls)
         waited = (arrivals["copied_ns"] - arrivals["ready_ns"]).clip(lower=0)
         by_socket = waited.groupby(arrivals["socket"])
-        totals = totals.join(by_socket.size().rename("deliveries"), how="outer")
+        totals = totals.join(every.rename("deliveries"), how="outer")
         totals = totals.join(by_socket.max().rename("delivery_max_ns"), how="outer")
         totals = totals.join(longest_stretches(arrivals).rename("longest_ready_ns"), how="outer")
         self._add_totals(totals.astype("Float64"))
@@ -142,11 +144,10 @@ def _arrivals(records: Records) -> pd.DataFrame:
     import pandas as pd
 
     delivered = (records["flags"] & FLAGS["DELIVERED"]) != 0
-    known = (records["flags"] & FLAGS["READY_UNKNOWN"]) == 0
-    carries = ((records["kind"] == KINDS["DELIVERY"]) | delivered) & known
-    own = records[carries]
+    own = records[(records["kind"] == KINDS["DELIVERY"]) | delivered]
     columns = {"socket": own["socket"], "ready_ns": own["ready"], "copied_ns": own["copied"]}
-    return pd.DataFrame({name: values.astype(np.int64) for name, values in columns.items()})
+    frame = pd.DataFrame({name: values.astype(np.int64) for name, values in columns.items()})
+    return frame.assign(known=(own["flags"] & FLAGS["READY_UNKNOWN"]) == 0)
 
 
 def _reduced(totals: pd.DataFrame) -> pd.DataFrame:
