@@ -80,6 +80,27 @@ def test_sockets_beyond_the_room_lack_deliveries_and_the_trace_says_so(
     assert any("too many sockets" in note for note in footnotes([trace], summarise([trace])))
 
 
+def test_the_ports_of_an_earlier_recording_are_not_watched(small: Program, tmp_path: Path) -> None:
+    def serve() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for end in exchange(listener):
+                end.close()
+            return int(listener.getsockname()[1])
+
+    earlier, port = record(small, tmp_path / "earlier", serve)
+    assert len(earlier.deliveries) == 1
+
+    def be_somebody_else(_: object) -> None:
+        with socket.create_server(("127.0.0.1", port), backlog=2 * ROOM) as listener:
+            for client, server in [exchange(listener) for _ in range(2 * ROOM)]:
+                client.close()
+                server.close()
+
+    trace, _ = record(small, tmp_path / "trace", serve, be_somebody_else)
+    assert len(trace.deliveries) == 1
+    assert trace.meta["sockets_untraced"] == 0
+
+
 def test_threads_beyond_the_room_are_counted(small: Program, tmp_path: Path) -> None:
     more = 9
 

@@ -19,7 +19,7 @@ MODELS = {
 }
 
 
-def state(lost: int = 0, refused: int = 0) -> Any:
+def state(lost: int = 0, refused: int = 0, threads: int = 0, sockets: int = 0) -> Any:
     names = Names()
     names.processes = {7: "nginx", 9: "a-long-process"}
     names.threads = {7: "nginx", 9: "main", 10: "worker"}
@@ -30,6 +30,8 @@ def state(lost: int = 0, refused: int = 0) -> Any:
         history={("pid", 7): deque([0.0, 50.0, 100.0]), ("socket", 70): deque([4.0])},
         lost=lost,
         emitted=123_456,
+        threads_untraced=threads,
+        sockets_untraced=sockets,
         cpu_share=0.043,
         following=SimpleNamespace(refused=["sshd"] * refused),
     )
@@ -106,6 +108,12 @@ def test_threads_in_a_pause_with_losses() -> None:
 def test_processes_that_are_not_traced_are_counted_in_view() -> None:
     header = picture(PROCESSES, View(), 80, refused=2).splitlines()[1]
     assert header == "lost 0 of 123,456 records, own cost 4.3% of a CPU, 2 not traced"
+
+
+def test_what_found_no_room_is_in_view() -> None:
+    lines = picture(PROCESSES, View(), 80, lines=8, threads=1234, sockets=5).splitlines()
+    assert len(lines) <= 8
+    assert lines[2] == "NO ROOM for 1,234 threads and deliveries of some sockets: too many at a time"
 
 
 def test_connections_are_those_first_whose_data_waited_longest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from tests.tracer.synthetic import call, delivery, flags, joined, name, socket
@@ -57,6 +58,14 @@ def test_quantiles_are_of_deliveries_whose_arrival_is_known() -> None:
     assert (group.deliveries, group.p50, group.p99, group.longest) == (101, 51, 100, 101)
 
 
+def test_quantiles_of_few_deliveries_are_those_of_a_report() -> None:
+    waits = [1000, 2000, 900_000]
+    arrivals = [delivery(ts=NOW, pid=5, tid=5, socket=77, ready=5, copied=5 + w) for w in waits]
+    (group,) = Window(joined(*arrivals), NOW, 1.0).by("socket")
+    expected = pd.Series(waits).quantile([0.5, 0.99, 1.0])
+    assert [group.p50, group.p99, group.longest] == pytest.approx(list(expected))
+
+
 def test_an_interval_without_records_has_no_rows() -> None:
     window = Window(joined(), NOW, 1.0)
     assert window.by("pid") == window.by("socket") == []
@@ -77,6 +86,9 @@ def test_of_very_many_names_the_oldest_are_forgotten_but_none_that_is_in_use() -
     names.learn(joined(*(socket(inode, 2, 6, remote=address) for inode in range(1, many + 1))))
     names.forget(joined(call("read", ts=NOW, pid=5, tid=5, socket=7)))
     assert set(names.sockets) == {7, *range(many - 9_999, many + 1)}
+    names.learn(joined(*(name(pid, 1, b"web") for pid in range(1, many + 1))))
+    names.forget(joined(call("read", ts=NOW, pid=5, tid=5, socket=7)))
+    assert set(names.processes) == set(names.threads) == {5, *range(many - 9_999, many + 1)}
 
 
 def test_a_call_that_is_not_finished_counts_as_time_and_not_as_a_call() -> None:

@@ -36,7 +36,7 @@ class TopState:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._ring = RingReader(program.ring_fd, program.ring_bytes, RECORD_SIZE)
-        self._batches: list[Records] = []
+        self._batches: deque[Records] = deque()
         self._drain = Drain(self._ring, self._batches.append)
         program.reset()
         self.following = Following(program)
@@ -45,6 +45,8 @@ class TopState:
         self.models: dict[str, dict[int, str]] = {"pid": {}, "tid": {}}
         self.history: dict[tuple[str, int], deque[float]] = {}
         self.lost = self.emitted = 0
+        self.threads_untraced = self.sockets_untraced = 0
+        """Threads, and how often sockets, that found no room."""
         self.cpu_share = 0.0
         """Of one CPU, that this process used in the last interval."""
         self._evidence: Any = None
@@ -68,7 +70,7 @@ class TopState:
 
     def turn(self, *, keep: bool = True) -> None:
         """Make what came since the last turn the current interval, or forget it."""
-        taken, self._batches[:] = list(self._batches), []
+        taken = [self._batches.popleft() for _ in range(len(self._batches))]
         now, cpu = time.monotonic(), _cpu_s()
         seconds = max(now - self._began, 1e-3)
         self.cpu_share, self._cpu, self._began = (cpu - self._cpu) / seconds, cpu, now
@@ -80,6 +82,8 @@ class TopState:
             self.window = Window(records, now_ns, seconds)
         counters = self._program.counters()
         self.lost, self.emitted = sum(counters.lost.values()), sum(counters.emitted.values())
+        self.threads_untraced = counters.threads_untraced
+        self.sockets_untraced = counters.sockets_untraced
         self.names.forget(self.window.calls)
         if keep:
             self._recognise()

@@ -81,7 +81,20 @@ def _header(state: TopState, view: View, elapsed_s: float, lines: int) -> Text:
         (lost, "bold red" if state.lost else "green"),
         f" of {count_text(state.emitted)} records, own cost {state.cpu_share:.1%} of a CPU",
         (f", {refused} not traced" if refused else "", "bold red"),
+        (_found_no_room(state), "bold red"),
     )
+
+
+def _found_no_room(state: TopState) -> str:
+    """Say on a line of its own what is missing because too much is traced at a time."""
+    from analysis.units import count_text
+
+    missing = []
+    if state.threads_untraced:
+        missing.append(f"{count_text(state.threads_untraced)} threads")
+    if state.sockets_untraced:
+        missing.append("deliveries of some sockets")
+    return f"\nNO ROOM for {' and '.join(missing)}: too many at a time" if missing else ""
 
 
 def _table(state: TopState, groups: Sequence[Group], view: View, model_width: int) -> Table:

@@ -69,7 +69,8 @@ class Names:
 
     def forget(self, calls: Records) -> None:
         """Forget the oldest names, but none of these calls, where there are very many."""
-        for names, column in ((self.threads, "tid"), (self.sockets, "socket")):
+        kinds = ((self.threads, "tid"), (self.processes, "pid"), (self.sockets, "socket"))
+        for names, column in kinds:
             if len(names) > _NAMES:
                 kept = set(list(names)[-_NAMES // 2 :]) | set(calls[column].tolist())
                 for key in [key for key in names if key not in kept]:
@@ -167,8 +168,7 @@ class Window:
             if begin == end:
                 found.append((0, None, None, None))
                 continue
-            at = [begin + int(share * (end - begin - 1)) for share in (0.5, 0.99, 1.0)]
-            p50, p99, longest = (float(waited[position]) for position in at)
+            p50, p99, longest = np.quantile(waited[begin:end], (0.5, 0.99, 1.0)).tolist()
             found.append((end - begin, p50, p99, longest))
         return found
 
