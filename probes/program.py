@@ -218,7 +218,7 @@ class Program:
             if thread.call < 0
             else _MODE_CALL
         )
-        comm = thread.comm.encode()[:15].ljust(16, b"\0")
+        comm = os.fsencode(thread.comm)[:15].ljust(16, b"\0")
         return not _test_run(
             self._open_thread,
             thread.pid,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from probes.layout import CONTEXT_NAMES, FLAGS, KINDS, NOTIFIER_NAMES, WAKER_NAMES
 from tracer.addresses import families, printed_addresses, protocols
+from tracer.comm import printable
 from tracer.csvfiles import quoted
 from tracer.ring import Records
 from tracer.spool import CallName
@@ -73,7 +74,7 @@ class Names:
     def __init__(self, records: Records) -> None:
         records = records[np.lexsort((records["ts"], records["tid"]))]
         names, self._name = np.unique(records["comm"], return_inverse=True)
-        self._printed = [_printable(name) for name in names]
+        self._printed = [printable(name) for name in names]
         self._tids = np.unique(records["tid"])
         self._times = np.sort(records["ts"])
         self._keys = self._key(records["tid"], records["ts"])
@@ -93,15 +94,6 @@ class Names:
         row = np.searchsorted(self._keys, self._key(tid, ts), side="right") - 1
         row = np.where(known, np.maximum(row, self._first[thread]), 0)
         return _strings(self._name[row], self._printed, ~known)
-
-
-def _printable(comm: bytes) -> str:
-    """Decode a name that any process may choose; what a terminal would obey is escaped."""
-    text = comm.decode("utf-8", "backslashreplace")
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def _integers(values: NDArray[Any], unknown: Mask | None = None) -> pa.Array:

@@ -36,7 +36,7 @@ class Launched:
                     signal.signal(number, signal.SIG_DFL)
                 os.execvp(self.command[0], self.command)
         except OSError as error:
-            os.write(2, f"iophase: {self.command[0]}: {error.strerror}\n".encode())
+            os.write(2, os.fsencode(f"iophase: {self.command[0]}: {error.strerror}\n"))
         finally:
             os._exit(_NOT_EXECUTABLE)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from probes import calls
 from probes.program import OpenThread
+from tracer.comm import printable
 
 __all__ = (
     "comm_of",
     "descendants_of",
     "is_closed",
+    "raw_comm_of",
     "socket_inodes",
     "started",
     "thread_now",
@@ -27,12 +30,17 @@ _CALL_BY_NUMBER = {
 }
 
 
-def comm_of(pid: int) -> str:
-    """Return the name of a process; empty if it is gone."""
+def raw_comm_of(pid: int) -> bytes:
+    """Return the name of a process as the kernel has it; empty if it is gone."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+        return Path(f"/proc/{pid}/comm").read_bytes().removesuffix(b"\n")
     except OSError:
-        return ""
+        return b""
+
+
+def comm_of(pid: int) -> str:
+    """Return the name of a process, to be printed; empty if it is gone."""
+    return printable(raw_comm_of(pid))
 
 
 def started(pid: int) -> int:
@@ -41,10 +49,10 @@ def started(pid: int) -> int:
     With its number that says which process it is: numbers are used again.
     """
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
+        status = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return 0
-    return int(status.rpartition(")")[2].split()[19])
+    return int(status.rpartition(b")")[2].split()[19])
 
 
 def is_closed(pid: int) -> bool:
@@ -92,12 +100,12 @@ def thread_now(pid: int, tid: int) -> OpenThread | None:
     """Return what is known of a thread now, or None if it is gone."""
     folder = Path(f"/proc/{pid}/task/{tid}")
     try:
-        status = (folder / "stat").read_text()
+        comm = os.fsdecode((folder / "comm").read_bytes().removesuffix(b"\n"))
+        status = (folder / "stat").read_bytes()
         words = (folder / "syscall").read_text().split()
     except OSError:
         return None
-    comm, _, rest = status.partition("(")[2].rpartition(")")
-    asleep = rest.split()[0] in "SDTt"
+    asleep = status.rpartition(b")")[2].split()[0] in b"SDTt"
     thread = OpenThread(pid, tid, comm, asleep=asleep)
     if comm.startswith("iou-"):
         return thread._replace(call=-1)  # of io_uring: in the kernel all its life

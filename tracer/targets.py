@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tracer import processes
+from tracer.comm import COMM_BYTES
 from tracer.errors import FAILED, USAGE, IophaseError
 
 __all__ = ("Appearing", "Targets", "check_threads", "chosen", "refused_text")
 
-_COMM_BYTES = 15
-"""TASK_COMM_LEN - 1: the kernel keeps no more of a name."""
 _PF_KTHREAD = 0x00200000
 _LOOKING = "CAP_SYS_PTRACE: run with sudo"
 
@@ -237,8 +236,8 @@ def _pids() -> Iterator[int]:
 
 
 def _called(name: str) -> set[int]:
-    kept = name.encode()[:_COMM_BYTES].decode(errors="ignore")
-    return {pid for pid in _pids() if processes.comm_of(pid) == kept}
+    kept = os.fsencode(name)[:COMM_BYTES]
+    return {pid for pid in _pids() if processes.raw_comm_of(pid) == kept}
 
 
 def _listeners(port: int) -> set[int]:
@@ -257,15 +256,15 @@ def _listening(port: int) -> set[int]:
 def _is_kernel_thread(pid: int) -> bool:
     """Tell by the task's flags (proc(5), stat); False if it is gone."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
-    return bool(int(stat.rpartition(")")[2].split()[6]) & _PF_KTHREAD)
+    return bool(int(stat.rpartition(b")")[2].split()[6]) & _PF_KTHREAD)
 
 
 def _status(pid: int) -> dict[str, str]:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -276,10 +275,11 @@ def _check_process(pid: int) -> None:
     status = _status(pid)
     if not status:
         raise IophaseError(f"process {pid}: there is none: nothing to trace", USAGE)
-    name = f"process {pid} ({status['Name']})"
+    comm = processes.comm_of(pid)
+    name = f"process {pid} ({comm})"
     if (leader := int(status["Tgid"])) != pid:
         raise IophaseError(
-            f"{pid} ({status['Name']}) is a thread of process {leader}: use -p {leader} -t {pid}",
+            f"{pid} ({comm}) is a thread of process {leader}: use -p {leader} -t {pid}",
             USAGE,
         )
     if _is_kernel_thread(pid):

@@ -75,7 +75,7 @@ def test_names_and_addresses_are_learnt_from_the_records() -> None:
     names = Names()
     address = (bytes([127, 0, 0, 1]), 80)
     names.learn(joined(name(5, 1, b"web\x1b"), socket(77, 2, 6, local=address, remote=address)))
-    assert names.processes == {5: "web?"}
+    assert names.processes == {5: "web\\x1b"}
     assert names.sockets == {77: "127.0.0.1:80"}
 
 

@@ -10,11 +10,13 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tracer import cgroups, targets
+from tracer import cgroups, processes, targets
+from tracer.comm import COMM_BYTES
 from tracer.errors import USAGE, IophaseError
 from tracer.host import own_pids
 from tracer.target_arguments import add_targets
@@ -28,17 +30,25 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def sleeper(tmp_path: Path) -> Iterator[int]:
-    """Yield a process that sleeps under a name of its own."""
-    program = tmp_path / NAME
+@contextmanager
+def asleep(program: Path) -> Iterator[int]:
+    """Yield a process that sleeps, and is called like the file at this path."""
     shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
     with subprocess.Popen([program, "60"]) as process:
         limit = time.monotonic() + PATIENCE_S
-        while Path(f"/proc/{process.pid}/comm").read_text() != f"{NAME}\n":
+        while processes.raw_comm_of(process.pid) != os.fsencode(program.name)[:COMM_BYTES]:
+            assert time.monotonic() < limit
+        while not (thread := processes.thread_now(process.pid, process.pid)) or not thread.asleep:
             assert time.monotonic() < limit
         yield process.pid
         process.kill()
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[int]:
+    """Yield a process that sleeps under a name of its own."""
+    with asleep(tmp_path / NAME) as pid:
+        yield pid
 
 
 def parsed(*arguments: str, command: list[str] | None = None) -> Targets:
@@ -66,6 +76,27 @@ def test_processes_are_found_by_number_name_and_both(sleeper: int) -> None:
     assert parsed("-p", str(sleeper)).find() == [sleeper]
     assert parsed("--comm", NAME).find() == [sleeper]
     assert parsed("-p", str(sleeper), "--comm", NAME).find() == [sleeper]
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        (b"\xff\x1b[31m \r)(", r"\xff\x1b[31m \r)("),
+        ("жжжжжжжж".encode(), r"жжжжжжж\xd0"),  # sixteen bytes, of which the kernel keeps fifteen
+    ],
+    ids=["bytes", "cut"],
+)
+def test_a_process_may_have_any_name(name: bytes, printed: str, tmp_path: Path) -> None:
+    with asleep(tmp_path / os.fsdecode(name)) as pid:
+        assert parsed("--comm", os.fsdecode(name)).find() == [pid]
+        assert parsed("-p", str(pid)).find() == [pid]
+        assert processes.comm_of(pid) == printed
+        assert processes.started(pid) > 0
+        thread = processes.thread_now(pid, pid)
+        assert thread is not None
+        assert os.fsencode(thread.comm) == name[:COMM_BYTES]
+        assert "nobody" in refusal("--comm", "nobody")
+        assert f"({printed})" in refusal("-p", str(pid), "--comm", "nobody")
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])

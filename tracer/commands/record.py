@@ -30,8 +30,6 @@ __all__ = ("Record",)
 
 _LOOK_S = 0.1
 """How often it is looked whether the target still runs."""
-_COMM_LENGTH = 15
-"""TASK_COMM_LEN without the NUL."""
 _COMMAND_WIDTH = 50
 """Of a command in the start line, so that the line fits a terminal."""
 
@@ -193,7 +191,9 @@ def _found(targets: Targets, scope: Scope) -> list[int]:
 
 def _comm(command: list[str]) -> str | None:
     """Return the name that the kernel will give the command (execve(2): the file's, cut)."""
-    return Path(command[0]).name[:_COMM_LENGTH] if command else None
+    from tracer.comm import COMM_BYTES, printable
+
+    return printable(os.fsencode(Path(command[0]).name)[:COMM_BYTES]) if command else None
 
 
 def _announce(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from probes.layout import FLAGS, KINDS, NAME, SOCKET
 from tracer.addresses import printed_addresses
+from tracer.comm import printable
 from tracer.live.frames import RECEIVES, phases_since
 from tracer.ring import Records
 
@@ -55,8 +56,7 @@ class Names:
     def learn(self, records: Records) -> None:
         """Take in NAME and SOCKET records."""
         for name in records[records["kind"] == KINDS["NAME"]].view(NAME):
-            comm = bytes(name["comm"]).decode("utf-8", "backslashreplace")
-            comm = "".join(c if c.isprintable() else "?" for c in comm)
+            comm = printable(bytes(name["comm"]))
             self.threads[int(name["tid"])] = comm
             if name["tid"] == name["pid"] or int(name["pid"]) not in self.processes:
                 self.processes[int(name["pid"])] = comm
