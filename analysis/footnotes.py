@@ -103,7 +103,7 @@ def _has_absent(summary: pd.DataFrame, columns: Sequence[Column]) -> bool:
 
 
 def _too_short(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
-    """Say what the probes cost in the phases that are flagged."""
+    """Say what the probes cost in the phases that are flagged, or that none could be."""
     costs: dict[str, list[int]] = {}
     for trace, short in zip(traces, summary["below_resolution"], strict=True):
         for phase in short:
@@ -117,6 +117,11 @@ def _too_short(traces: Sequence[Trace], summary: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{BELOW_RESOLUTION} below resolution: half of it or more is what the probes themselves"
             f" cost ({', '.join(listed)} a call)."
+        )
+    if unknown := [trace.name for trace in traces if not trace.meta.get("resolution_ns")]:
+        yield (
+            f"What the probes cost was not to be measured in {', '.join(unknown)}:"
+            f" no {BELOW_RESOLUTION} there."
         )
 
 

@@ -123,6 +123,16 @@ def test_what_the_probes_cost_in_a_phase_that_is_flagged_is_said_of_all_traces(
     assert "below resolution" not in report_text(paths[:1])
 
 
+def test_a_trace_whose_probes_could_not_be_calibrated_is_named(tmp_path: Path) -> None:
+    paths = [
+        synthetic.make_trace(tmp_path / name, requests=50, meta=meta)
+        for name, meta in (("bare", {"resolution_ns": {}}), ("calibrated", {}))
+    ]
+    text = " ".join(report_text(paths).split())
+    assert "What the probes cost was not to be measured in bare: no ~ there." in text
+    assert "not to be measured" not in report_text(paths[1:])
+
+
 def test_two_traces_of_one_model_are_told_apart(tmp_path: Path) -> None:
     paths = [synthetic.make_trace(tmp_path / name, requests=50) for name in ("a", "b")]
     text = report_text(paths)

@@ -74,10 +74,11 @@ PAIRS: dict[str, Callable[[], tuple[socket.socket, socket.socket]]] = {
 }
 
 
-def udp_pair() -> tuple[socket.socket, socket.socket]:
-    ends = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+def udp_pair(host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    ends = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(2)]
     for end in ends:
-        end.bind(("127.0.0.1", 0))
+        end.bind((host, 0))
     for end, other in (ends, reversed(ends)):
         end.connect(other.getsockname())
     return ends[0], ends[1]

@@ -126,9 +126,14 @@ def _send_with_pauses(server: ReferenceServer, pauses: int, sleeps: bool) -> lis
     return known
 
 
-def queued(program: Program, path: Path, sizes: dict[int, int]) -> Trace:
+def queued(
+    program: Program,
+    path: Path,
+    sizes: dict[int, int],
+    pair: Callable[[], tuple[socket.socket, socket.socket]] = tcp_pair,
+) -> Trace:
     """Receive messages that lie in the socket completely: {bytes: how many}, one call each."""
-    left, right = tcp_pair()
+    left, right = pair()
     largest = max(sizes)
     for end in (left, right):
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.schema import TABLES
 from tracer.convert import CSV_COLUMNS
-from tracer.traceinfo import TraceInfo
+from tracer.traceinfo import ProbeState, TraceInfo
 
 SCHEMA_MD = Path(__file__).resolve().parents[2] / "SCHEMA.md"
 
@@ -43,6 +43,8 @@ def test_every_key_of_trace_json_is_documented_with_an_example() -> None:
     types = {"integer": int, "string": str, "object": dict, "array": list, "boolean": bool}
     for key, kind, _, example in rows:
         assert type(json.loads(example.strip("`"))) is types[kind], key
+        if key == "`probes`":
+            assert set(json.loads(example.strip("`"))[0]) == set(ProbeState.__annotations__)
 
 
 def test_what_is_written_is_what_is_read() -> None:
