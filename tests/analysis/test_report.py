@@ -125,8 +125,8 @@ def test_what_the_probes_cost_in_a_phase_that_is_flagged_is_said_of_all_traces(
 
 def test_a_trace_whose_probes_could_not_be_calibrated_is_named(tmp_path: Path) -> None:
     paths = [
-        synthetic.make_trace(tmp_path / name, requests=50, meta=meta)
-        for name, meta in (("bare", {"resolution_ns": {}}), ("calibrated", {}))
+        synthetic.make_trace(tmp_path / name, requests=50, meta={"resolution_ns": cost})
+        for name, cost in (("bare", {}), ("calibrated", {"copy": 1}))
     ]
     text = " ".join(report_text(paths).split())
     assert "What the probes cost was not to be measured in bare: no ~ there." in text
