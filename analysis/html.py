@@ -17,6 +17,7 @@ from analysis.headline import headline
 from analysis.html_figures import all_figures
 from analysis.html_tables import all_tables
 from analysis.load import Trace, load_many
+from analysis.newfile import replacing
 from analysis.repeat import commands
 from analysis.summary import summarise
 from analysis.units import count_text, time_text
@@ -150,11 +151,9 @@ def write_html(
     if not target.parent.is_dir():
         raise TraceError(f"{target}: No such file or directory")
     text = page(load_many(paths), families=families)
-    partial = target.with_name(target.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
+        with replacing(target) as out:
+            out.write(text.encode("utf-8", "backslashreplace"))  # a name may be no UTF-8
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise TraceError(f"{target}: {error.strerror or error}") from error
     return target

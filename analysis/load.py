@@ -7,6 +7,7 @@ does not pay for its calls.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,8 +43,13 @@ class Trace:
 
     @property
     def name(self) -> str:
-        """Return the directory's name."""
-        return self.path.name
+        """Return the directory's name, to be printed."""
+        return _printed(self.path.name)
+
+    @property
+    def directory(self) -> str:
+        """Return the directory's whole path, to be printed."""
+        return _printed(str(self.path.absolute()))
 
     @property
     def model(self) -> str | None:
@@ -103,6 +109,11 @@ class Trace:
         if table.name in self.__dict__:
             return iter([self.read(table, columns)])
         return read_pieces(self.path, table, columns)
+
+
+def _printed(path: str) -> str:
+    """Escape what is no UTF-8 in a path: neither JSON nor Arrow takes it."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _total(counts: Any) -> int | None:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.errors import TraceError
-from analysis.schema import TABLES, Table
+from analysis.newfile import replacing
+from analysis.schema import CONNECTIONS, EVIDENCE, TABLES, Table
 from analysis.table_reader import arrow_schema, read_batches
 
-__all__ = ("export_parquet", "parquet_writer", "read_parquet_batches")
+__all__ = ("export_parquet", "read_parquet_batches")
 
 ROWS_PER_GROUP = 1 << 20
 """Rows per row group: a piece of a few hundred MiB at most once it is a frame."""
 COMPRESSION = "zstd"
 
 
-def parquet_writer(target: Path, table: Table) -> pq.ParquetWriter:
-    """Open a Parquet file for rows of ``table``."""
+def _writer(target: IO[bytes], table: Table) -> pq.ParquetWriter:
     numbers = [name for name, kind in table.columns.items() if kind.startswith("int")]
     return pq.ParquetWriter(
         target,
@@ -34,24 +36,19 @@ def parquet_writer(target: Path, table: Table) -> pq.ParquetWriter:
 
 def _write_table(source: Path, target: Path, table: Table) -> int:
     schema = arrow_schema(table)
-    partial = target.with_name(target.name + ".partial")
     rows = 0
-    try:
-        with parquet_writer(partial, table) as writer:
-            pending: list[pa.RecordBatch] = []
-            waiting = 0
-            for batch in read_batches(source, table):
-                pending.append(batch)
-                waiting += batch.num_rows
-                if waiting >= ROWS_PER_GROUP:
-                    writer.write_table(_one_group(pending, schema), ROWS_PER_GROUP)
-                    rows, waiting, pending = rows + waiting, 0, []
-            if pending:
+    with replacing(target) as file, _writer(file, table) as writer:
+        pending: list[pa.RecordBatch] = []
+        waiting = 0
+        for batch in read_batches(source, table):
+            pending.append(batch)
+            waiting += batch.num_rows
+            if waiting >= ROWS_PER_GROUP:
                 writer.write_table(_one_group(pending, schema), ROWS_PER_GROUP)
-                rows += waiting
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+                rows, waiting, pending = rows + waiting, 0, []
+        if pending:
+            writer.write_table(_one_group(pending, schema), ROWS_PER_GROUP)
+            rows += waiting
     return rows
 
 
@@ -64,13 +61,16 @@ def export_parquet(
 ) -> dict[str, int]:
     """Write a trace directory as Parquet into ``target``, with its ``trace.json``.
 
+    Where sums were kept instead of rows, so are they.
+
     Rows are converted in pieces, so the trace may be larger than memory. Returns the rows per
     table. Raises TraceError when the trace is damaged, or ``target`` exists without ``force``.
     """
     from analysis.load import load_meta  # which reads Parquet, too
 
     source, out = Path(directory), Path(target)
-    load_meta(source)
+    meta = load_meta(source)
+    tables = (*TABLES, EVIDENCE, CONNECTIONS) if meta.get("summary") else TABLES
     if (source / "calls.parquet").exists():
         raise TraceError(f"{source}: is a Parquet export already")
     there = out.exists()
@@ -78,7 +78,7 @@ def export_parquet(
         raise TraceError(f"{out}: exists already; remove it or say --force")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return _write_tables(source, out)
+        return _write_tables(source, out, tables)
     except OSError as error:
         raise TraceError(f"{error.filename or out}: {error.strerror or error}") from error
     finally:
@@ -86,14 +86,14 @@ def export_parquet(
             shutil.rmtree(out, ignore_errors=True)
 
 
-def _write_tables(source: Path, out: Path) -> dict[str, int]:
+def _write_tables(source: Path, out: Path, tables: Sequence[Table]) -> dict[str, int]:
     """Write all files; ``trace.json`` comes last."""
     rows = {
         table.name: _write_table(source / table.file, out / f"{table.name}.parquet", table)
-        for table in TABLES
+        for table in tables
     }
-    shutil.copyfile(source / "trace.json", out / "trace.json.partial")
-    (out / "trace.json.partial").replace(out / "trace.json")
+    with replacing(out / "trace.json") as file:
+        file.write((source / "trace.json").read_bytes())
     return rows
 
 
@@ -107,7 +107,7 @@ def read_parquet_batches(
     schema = arrow_schema(table, columns)
     try:
         # what is buffered ahead is kept until the end of the file
-        file = pq.ParquetFile(path, pre_buffer=False)
+        file = pq.ParquetFile(pa.OSFile(os.fsencode(path)), pre_buffer=False)
         _check_schema(path, table, file.schema_arrow)
         present = [name for name in schema.names if name in file.schema_arrow.names]
         for batch in file.iter_batches(ROWS_PER_GROUP, columns=present):

@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.errors import TraceError
 from analysis.load import Trace, load
+from analysis.newfile import replacing
 from analysis.phase_slices import PHASE_ORDER
 from analysis.schema import CALLS, DELIVERIES, PHASE_COLUMNS
 from analysis.thread_calls import to_int
@@ -196,13 +197,8 @@ def export_perfetto(
     if out.exists() and not force:
         raise TraceError(f"{out}: exists already; remove it or say --force")
     trace = load(directory)
-    partial = out.with_name(out.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            counts = _write(trace, file)
-        partial.replace(out)
+        with replacing(out) as file:
+            return _write(trace, file)
     except OSError as error:
         raise TraceError(f"{out}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return counts

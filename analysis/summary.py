@@ -87,7 +87,7 @@ def _row(trace: Trace, family: str | None) -> dict[str, Any]:
     counted = None if partly_kept(trace) and requests.counted_by != "load" else requests.count
     return {
         "trace": trace.name,
-        "directory": str(trace.path.absolute()),
+        "directory": trace.directory,
         "model": trace.model,
         "family": family,
         "threads": whole.threads,

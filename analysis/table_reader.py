@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def read_batches(
     rows = 0
     try:
         reader = pacsv.open_csv(
-            path,
+            pa.OSFile(os.fsencode(path)),  # of a path it takes UTF-8 alone
             read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES),
             convert_options=_convert_options(table, names),
         )
@@ -120,7 +121,7 @@ def _explain(path: Path, table: Table, names: Sequence[str], error: Exception) -
                     "the file is damaged or was cut off"
                 )
     text = pacsv.read_csv(
-        path,
+        pa.OSFile(os.fsencode(path)),
         convert_options=pacsv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.large_string()),
             include_columns=list(names),

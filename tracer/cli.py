@@ -30,6 +30,7 @@ examples:
 'iophase VERB --help' explains a verb."""
 
 _EXAMPLES = "Examples:"
+_STDOUT, _STDERR = 1, 2
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -108,6 +109,18 @@ def _leave_no_root_owned_caches() -> None:
         sys.dont_write_bytecode = True
 
 
+def _open_what_is_closed() -> None:
+    """Open the standard descriptors that the caller closed.
+
+    The next file would get such a number, and what anybody prints, be it a trace or a map.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(_STDOUT, "w")
+    sys.stderr = sys.stderr or os.fdopen(_STDERR, "w")
+
+
 def _let_stdout_take_every_character() -> None:
     """Write a question mark for what its encoding has not: a bar, a name, an ellipsis."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -122,12 +135,12 @@ def _abandon_stdout() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``iophase`` with the given arguments and return the exit code of DESIGN.md."""
     _leave_no_root_owned_caches()
+    _open_what_is_closed()
     _let_stdout_take_every_character()
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         code: int = args.run(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except IophaseError as error:
         print(f"iophase: {error}", file=sys.stderr)

@@ -143,6 +143,33 @@ def test_a_closed_pipe_ends_the_real_program_quietly() -> None:
     assert (process.returncode, stderr) == (1, b"")
 
 
+def test_a_trace_may_have_any_name(tmp_path: Path) -> None:
+    trace = os.fsencode(make_trace(tmp_path / os.fsdecode(b"any\xff<b>")))
+    page = tmp_path / "page.html"
+    for read in (trace, trace + b".parquet"):
+        for arguments in (["report"], ["report", "--json"], ["report", "--html", str(page)]):
+            if read.endswith(b".parquet") and arguments == ["report"]:
+                iophase("export", os.fsdecode(trace))
+                iophase("export", "--perfetto", os.fsdecode(trace))
+            process = iophase(*arguments, os.fsdecode(read))
+            assert (process.returncode, process.stderr) == (0, "")
+        assert r"any\xff&lt;b&gt;" in page.read_text(encoding="utf-8")
+        page.unlink()
+    assert Path(os.fsdecode(trace + b".pftrace")).stat().st_size > 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_outputs_are_no_trouble(closed: str, tmp_path: Path) -> None:
+    make_trace(tmp_path / "epoll")
+    page = tmp_path / "page.html"
+    for arguments in (["report"], ["report", "--html", str(page)], ["export"]):
+        verb = [*IOPHASE, *arguments, str(tmp_path / "epoll")]
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *verb]
+        process = subprocess.run(shell, capture_output=True, text=True, check=False)
+        assert (process.returncode, process.stderr) == (0, "")
+    assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
 def test_a_full_standard_output_ends_the_real_program_with_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from analysis.connections import connections
 from analysis.evidence import evidence
 from analysis.load import load
+from analysis.parquet import export_parquet
 from analysis.resolution import below_resolution
 from analysis.summary import count_requests
 from probes.calls import CALL_NAMES, CALLS
@@ -84,6 +86,10 @@ def test_a_summary_is_what_the_rows_add_up_to(tmp_path: Path) -> None:
     save(tmp_path / "sums", summary.few(), summary=True, resolution_ns=cost)
     summary.write(tmp_path / "sums")
     full, sums = load(tmp_path / "full"), load(tmp_path / "sums")
+    assert export_parquet(tmp_path / "sums", tmp_path / "parquet")["connections"] == SOCKETS
+    exported = load(tmp_path / "parquet")
+    pd.testing.assert_frame_equal(connections(exported), connections(sums))
+    pd.testing.assert_frame_equal(evidence(exported), evidence(sums))
     assert summary.left_out == len(full.calls) + ROUNDS  # deliveries beside their calls
     assert sums.calls.empty and sums.deliveries.empty
     counts = [count_requests(trace).count for trace in (full, sums)]
@@ -161,6 +167,17 @@ def test_sums_are_saved_now_and_then_in_case_that_the_recording_dies(tmp_path: P
     summary.keep(rows())
     summary.save_now_and_then(tmp_path)  # too early
     assert (tmp_path / "connections.csv").read_text() == saved
+
+
+def test_everyone_may_read_the_sums_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        Summary().write(tmp_path)
+    finally:
+        os.umask(before)
+    files = list(tmp_path.iterdir())
+    assert sorted(file.name for file in files) == ["connections.csv", "evidence.csv"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o644}
 
 
 def test_quantiles_of_a_histogram_are_those_of_its_numbers_to_a_class() -> None:

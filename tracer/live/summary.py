@@ -6,6 +6,7 @@ connections are joined into one.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from tracer.addresses import families, printed_addresses, protocols
 from tracer.live.few import Few
 from tracer.live.frames import frame_of
 from tracer.live.histograms import Histograms
+from tracer.newfile import new_file
 from tracer.ring import Records
 
 if TYPE_CHECKING:
@@ -196,5 +198,7 @@ def _addresses(records: Records) -> pd.DataFrame:
 def _write(table: pd.DataFrame, path: Path) -> None:
     """Write a table so that it has its name only when it is complete."""
     partial = path.with_name(path.name + ".partial")
-    table.to_csv(partial, index=False)
+    partial.unlink(missing_ok=True)
+    with os.fdopen(new_file(partial), "w", encoding="utf-8") as file:
+        table.to_csv(file, index=False)
     partial.replace(path)
