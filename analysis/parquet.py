@@ -16,14 +16,15 @@ from analysis.newfile import replacing
 from analysis.schema import CONNECTIONS, EVIDENCE, TABLES, Table
 from analysis.table_reader import arrow_schema, read_batches
 
-__all__ = ("export_parquet", "read_parquet_batches")
+__all__ = ("export_parquet", "parquet_writer", "read_parquet_batches")
 
 ROWS_PER_GROUP = 1 << 20
 """Rows per row group: a piece of a few hundred MiB at most once it is a frame."""
 COMPRESSION = "zstd"
 
 
-def _writer(target: IO[bytes], table: Table) -> pq.ParquetWriter:
+def parquet_writer(target: Path | IO[bytes], table: Table) -> pq.ParquetWriter:
+    """Open a Parquet file for rows of ``table``."""
     numbers = [name for name, kind in table.columns.items() if kind.startswith("int")]
     return pq.ParquetWriter(
         target,
@@ -37,7 +38,7 @@ def _writer(target: IO[bytes], table: Table) -> pq.ParquetWriter:
 def _write_table(source: Path, target: Path, table: Table) -> int:
     schema = arrow_schema(table)
     rows = 0
-    with replacing(target) as file, _writer(file, table) as writer:
+    with replacing(target) as file, parquet_writer(file, table) as writer:
         pending: list[pa.RecordBatch] = []
         waiting = 0
         for batch in read_batches(source, table):
