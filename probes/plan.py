@@ -123,7 +123,10 @@ def make_plan(force: Backend | None = None, *, submits: bool = True) -> Plan:
         if force in refused:
             raise ProbeError(f"{force}: {refused[force]}; {instead_of(force, refused)}")
         allowed = [force]
-    functions = [_function_step(function, allowed) for function in FUNCTIONS]
+    none = "; ".join(f"{backend}: {reason}" for backend, reason in refused.items())
+    if force == "tracepoint":
+        none = "not wanted: --backend tracepoint"
+    functions = [_function_step(function, allowed, none) for function in FUNCTIONS]
     tracepoints = [_tracepoint_step(point, submits) for point in TRACEPOINTS]
     return Plan((*tracepoints, *functions), refused, force)
 
@@ -143,10 +146,11 @@ def has_tracepoint(name: str) -> bool:
     return bool(btf.load().find(btf.Kind.TYPEDEF, f"btf_trace_{name}"))
 
 
-def _function_step(function: Function, allowed: list[Backend]) -> Step:
+def _function_step(function: Function, allowed: list[Backend], none: str) -> Step:
+    """Plan for a function; ``none`` says why it cannot be attached where no backend is allowed."""
     symbol = symbol_of(function)
     if not allowed:
-        return Step(function, symbol, (), "no function can be attached")
+        return Step(function, symbol, (), none)
     if not btf.load().has_function(symbol):
         return Step(function, symbol, (), "this kernel has no such function")
     if allowed[0] == "fentry" and (reason := _fentry_refusal(symbol)) is not None:

@@ -72,7 +72,7 @@ def _prospects(plan: Plan) -> list[Prospect]:
     spared: dict[str, str] = {}
     found: dict[str, Prospect] = {}
     for step in sorted(plan.steps, key=lambda step: not isinstance(step.probe, Function)):
-        prospect = _prospect(step, here, spared)
+        prospect = _prospect(step, here, spared, plan.best == "tracepoint")
         found[step.symbol] = prospect
         better = spared.get(step.symbol, step.symbol)
         if prospect.backend is not None or not prospect.needed:
@@ -80,7 +80,7 @@ def _prospects(plan: Plan) -> list[Prospect]:
     return [found[step.symbol] for step in plan.steps]
 
 
-def _prospect(step: Step, here: set[str], spared: dict[str, str]) -> Prospect:
+def _prospect(step: Step, here: set[str], spared: dict[str, str], no_functions: bool) -> Prospect:
     from probes.catalogue import Function
 
     probe = step.probe
@@ -88,6 +88,8 @@ def _prospect(step: Step, here: set[str], spared: dict[str, str]) -> Prospect:
     detail, needed = step.detail, step.symbol not in spared
     if not needed:
         backend, detail = None, f"not needed: {spared[step.symbol]} is attached"
+    elif isinstance(probe, Function) and no_functions:
+        detail = "no function can be attached"  # the reason, which is that of all, is in `refused`
     elif not isinstance(probe, Function) and not step.backends:
         needed = False
     elif not isinstance(probe, Function) and step.symbol not in here:

@@ -107,6 +107,11 @@ def test_without_functions_the_tracepoints_remain(kernel: Kernel) -> None:
     assert set(made.refused) == {"fentry", "kprobe"}
     assert made.best == "tracepoint"
     assert set(backends(made).values()) == {()}
+    assert step_of(made, "do_select").detail == (
+        "fentry: tcp_recvmsg refused by this kernel: Operation not permitted; "
+        "kprobe: no function has one: this kernel is built without kprobes"
+    )
+    assert step_of(make_plan("tracepoint"), "do_select").detail.startswith("not wanted")
     tracepoints = [step for step in made.steps if step.backends == ("tracepoint",)]
     assert len(tracepoints) == len(TRACEPOINTS)
 
