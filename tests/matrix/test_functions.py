@@ -12,7 +12,7 @@ from probes.plan import Backend
 from probes.program import Program
 from servers.models import by_name
 from tests.live import libc
-from tests.live.recording import assert_closed, record, total
+from tests.live.recording import assert_closed, is_attached, record, total
 from tests.live.target import asleep, tcp_pair
 from tests.matrix.workloads import PAUSE_NS, beside_idle, paused
 
@@ -134,6 +134,12 @@ def test_ep_poll_callback_runs_once_for_each_arrival_and_never_for_idle_sockets(
     assert (trace.deliveries["callback_ns"] > 0).all()
     assert (trace.deliveries["callback_ns"] <= trace.deliveries["notify_ns"]).all()
     assert hits(trace, "pollwake") == 0
+    waits = trace.calls[trace.calls["call"] == "epoll_wait"]
+    if is_attached(trace, "ep_send_events"):
+        assert (waits["check_copy_ns"] > 0).all()
+        assert (waits["check_copy_ns"] < waits["check_ns"]).all()
+    else:
+        assert waits["check_copy_ns"].isna().all()
 
 
 @pytest.mark.parametrize("model", NOTIFIER)
