@@ -158,11 +158,12 @@ def run(
         listener = _bind_unix(path) if path else _bind(host, port, udp)
         if not udp:
             listener.listen(echo.backlog)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name may be none of a host, or too long
+        reason = getattr(error, "strerror", None) or str(error)
         if path:
-            _fail(f"cannot listen on {path}: {error.strerror}; give another --unix path", FAILED)
+            _fail(f"cannot listen on {path}: {reason}; give another --unix path", FAILED)
         _fail(
-            f"cannot listen on {host}:{port}: {error.strerror}; "
+            f"cannot listen on {host}:{port}: {reason}; "
             "give another --host or --port (0 takes a free port)",
             FAILED,
         )

@@ -14,6 +14,7 @@ __all__ = ("Address", "LoadError", "LoadOptions", "parse_address", "raise_descri
 USAGE = 2
 DEFAULT_DURATION_S = 5.0
 MAX_DATAGRAM = 65_507  # 65,535 less the IPv4 and UDP headers; see udp(7)
+MAX_UNIX_BYTES = 107  # of a path: sun_path less its NUL; see unix(7)
 MAX_MESSAGE = 64 << 20  # bytes; the text that messages are cut from is made beforehand
 MAX_BURST = 1_000_000
 MAX_CONNECTIONS = 1_000_000
@@ -56,6 +57,8 @@ def parse_address(text: str) -> Address:
     if text.startswith("unix:") and len(text) > len("unix:"):
         path = text.removeprefix("unix:")
         name = "\0" + path[1:] if path.startswith("@") else path  # unix(7), abstract sockets
+        if len(os.fsencode(name)) > MAX_UNIX_BYTES:
+            raise LoadError(f"{text}: longer than a unix socket's {MAX_UNIX_BYTES} bytes", USAGE)
         return Address("unix", socket.AF_UNIX, name, text)
     transport = "udp" if text.startswith("udp:") else "tcp"
     host, colon, port = text.removeprefix("udp:").removeprefix("tcp:").rpartition(":")
@@ -67,8 +70,9 @@ def parse_address(text: str) -> Address:
     kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
     try:
         family, _, _, _, sockaddr = socket.getaddrinfo(host, int(port), type=kind)[0]
-    except OSError as error:
-        raise LoadError(f"{text}: host not found ({error.strerror}); check the name") from error
+    except (OSError, UnicodeError) as error:  # no name of a host can be written so: RFC 3490
+        reason = error.strerror if isinstance(error, OSError) else "not a name of a host"
+        raise LoadError(f"{text}: host not found ({reason}); check the name") from error
     return Address(transport, family, sockaddr, text)
 
 

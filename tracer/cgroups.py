@@ -25,7 +25,14 @@ def _hierarchies() -> list[Path]:
     """Return where cgroups are mounted, the unified hierarchy first."""
     mounts = [line.split() for line in _MOUNTS.read_text().splitlines()]
     found = [(kind != "cgroup2", Path(point)) for _, point, kind, *_ in mounts if "cgroup" in kind]
-    return [point for _, point in sorted(found) if (point / "cgroup.procs").exists()]
+    return [point for _, point in sorted(found) if _is_cgroup(point)]
+
+
+def _is_cgroup(folder: Path) -> bool:
+    try:
+        return (folder / "cgroup.procs").exists()
+    except OSError:  # nothing can have such a name
+        return False
 
 
 def _folders(hierarchy: Path) -> Iterator[Path]:
@@ -40,14 +47,14 @@ def find_cgroups(text: str) -> list[Path]:
     A path in the file system, or as in /proc/PID/cgroup; the name of a systemd unit; the id of a
     container, or the beginning of one. Raises ``IophaseError`` when there is none, or several.
     """
-    if (Path(text) / "cgroup.procs").exists():
+    if _is_cgroup(Path(text)):
         return [Path(text)]
     hierarchies = _hierarchies()
     if not hierarchies:
         raise IophaseError(f"cgroup {text}: no cgroups are mounted here; use -p PID", USAGE)
     if "/" in text:
         inside = [hierarchy / text.strip("/") for hierarchy in hierarchies]
-        found = [folder for folder in inside if (folder / "cgroup.procs").exists()]
+        found = [folder for folder in inside if _is_cgroup(folder)]
     else:
         found = _named(text, [folder for point in hierarchies for folder in _folders(point)])
     if not found:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from analysis.errors import TraceError
 from analysis.html import write_html
 from analysis.newfile import replacing
 from analysis.parquet import export_parquet
 from analysis.perfetto import export_perfetto
 from tests.analysis.synthetic import make_trace
+
+
+def write_page(trace: Path, output: Path, *, force: bool = False) -> None:
+    write_html([trace], output, force=force)
 
 
 def test_a_file_is_there_when_it_is_complete_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -28,10 +34,19 @@ def test_a_file_is_there_when_it_is_complete_and_leaves_nothing_else(tmp_path: P
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("write", [write_page, export_perfetto])
+def test_what_is_no_file_is_never_replaced(write: Callable[..., object], tmp_path: Path) -> None:
+    trace, pipe = make_trace(tmp_path / "trace"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(TraceError, match=r"pipe: is there and is not a file"):
+        write(trace, pipe, force=True)
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize(
     ("write", "output", "in_the_way"),
     [
-        (lambda trace, output: write_html([trace], output), "out", "out.partial"),
+        (write_page, "out", "out.partial"),
         (export_perfetto, "out", "out.partial"),
         (
             lambda trace, output: export_parquet(trace, output, force=True),

@@ -97,6 +97,30 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
     assert process.stderr.startswith("iophase") and process.stderr.count("\n") == 1
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["record", "--cgroup", LONG], "cgroup"),
+        (["record", "-p", "1", "--sample", f"1/{10**23}"], "1/N"),
+        (["record", "-p", "1", "--ring", "4096"], "2048 MiB"),
+        (["export", "/"], "not a trace"),
+        (["load", f"{LONG}:80"], "host not found"),
+        (["load", "\udcff:80"], "host not found"),
+        (["load", f"unix:/{LONG}"], "107 bytes"),
+        (["serve", "epoll", "--host", LONG], "cannot listen"),
+        (["serve", "epoll", "--unix", f"/{LONG}"], "too long"),
+    ],
+)
+def test_nonsense_is_one_line(arguments: list[str], said: str) -> None:
+    process = iophase(*arguments)
+    assert process.returncode in (1, 2)
+    assert process.stderr.count("\n") == 1 and said in process.stderr
+    assert process.stdout == ""
+
+
 def test_a_failure_is_one_line_on_stderr_with_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

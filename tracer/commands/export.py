@@ -47,7 +47,7 @@ class Export:
             (export_perfetto, ".pftrace") if args.perfetto else (export_parquet, ".parquet")
         )
         trace = args.directory.absolute()
-        output = args.output or trace.with_name(trace.name + suffix)
+        output = args.output or trace.parent / (trace.name + suffix)
         try:
             with progress.working(f"exporting {args.directory}"):
                 rows = export(args.directory, output, force=args.force)

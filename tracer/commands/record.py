@@ -30,6 +30,10 @@ __all__ = ("Record",)
 
 _LOOK_S = 0.1
 """How often it is looked whether the target still runs."""
+_MOST_IN_ONE = 1 << 32
+"""Classes of connections that a sample can tell apart: see ``tracer.thinning``."""
+_LARGEST_RING = 2 << 30
+"""The size is a 32-bit number (struct bpf_map_def, max_entries), and a power of two."""
 _COMMAND_WIDTH = 50
 """Of a command in the start line, so that the line fits a terminal."""
 
@@ -120,7 +124,7 @@ class Record:
 
 def _sample(text: str) -> int:
     one, _, many = text.partition("/")
-    if one != "1" or not many.isdecimal() or int(many) < 1:
+    if one != "1" or not many.isdecimal() or not 1 <= int(many) <= _MOST_IN_ONE:
         raise argparse.ArgumentTypeError(f"{text}: one connection in N is written 1/N")
     return int(many)
 
@@ -142,8 +146,10 @@ def _ring_bytes(text: str) -> int:
         size = int(float(text) * (1 << 20))
     except (ValueError, OverflowError):
         size = 0
-    if size < os.sysconf("SC_PAGE_SIZE") or size & (size - 1):
-        raise argparse.ArgumentTypeError(f"{text} MiB is not a power of two of at least a page")
+    if size & (size - 1) or not os.sysconf("SC_PAGE_SIZE") <= size <= _LARGEST_RING:
+        raise argparse.ArgumentTypeError(
+            f"{text} MiB is not a power of two, from a page to {_LARGEST_RING >> 20} MiB"
+        )
     return size
 
 
