@@ -16,18 +16,18 @@ import errno
 import json
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-__all__ = ("ADDRESSES", "FOLDER", "SIDES", "Link", "main")
+__all__ = ("ADDRESSES", "FOLDER", "MAKE_S", "SIDES", "Link", "main")
 
 FOLDER = Path("/run/netns")
 """Where ip-netns(8) keeps the names of network namespaces."""
@@ -48,6 +48,10 @@ _TBF_BURST_BYTES = 16_000
 """At least a few packets of 1,514 bytes."""
 _TBF_QUEUE = "100ms"
 """What waits longer in the queue of tbf is dropped."""
+MAKE_S = 120
+"""It is made within a second, emulated on a busy machine in half a minute; later it is stuck.
+
+pyroute2 gives a process that is to enter a namespace 2 s."""
 _NODAD = 0x02  # IFA_F_NODAD: the IPv6 address can be used at once
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -97,11 +101,25 @@ def _abandoned() -> list[str]:
     return [match[0] for match in matches if match and _birth(int(match[1])) != int(match[2])]
 
 
-def _remove(name: str) -> None:
+def _remove(name: str) -> bool:
+    """Remove a namespace; say whether it was there: another keeper may have been faster."""
     from pyroute2 import netns
 
-    with contextlib.suppress(FileNotFoundError):
+    try:
         netns.remove(name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _remove_abandoned() -> list[str]:
+    """Return the names of those that were removed."""
+    removed = []
+    for name in _abandoned():
+        with _explained(name, f"{name}: gone"):
+            if _remove(name):
+                removed.append(name)
+    return removed
 
 
 @contextlib.contextmanager
@@ -189,21 +207,18 @@ def _shape(end: IPRoute, index: int, link: Link) -> None:
             )
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    for further in _ENDING:
-        signal.signal(further, signal.SIG_IGN)
-    raise SystemExit(128 + number)
-
-
 def _wait_for_the_end() -> None:
-    """Return when the tool is gone, or raise SystemExit on a signal.
+    """Return when the tool is gone, or a signal has come since ``main`` began.
 
-    Only here signals are handled: pyroute2 forks, and ends its children by SIGTERM; a child with
-    our handler would unwind into our own clean-up.
+    Only here signals are let in: pyroute2 forks. A handler only wakes, for nothing is to interrupt
+    the removal.
     """
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for number in _ENDING:
-        signal.signal(number, _end)
-    sys.stdin.buffer.read()
+        signal.signal(number, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    select.select([sys.stdin, woken], [], [])
 
 
 def _answer(**fields: object) -> None:
@@ -213,11 +228,12 @@ def _answer(**fields: object) -> None:
 
 def main(argv: list[str]) -> int:
     """Make the network, wait for the end of the input, remove it; return the exit code."""
+    from pyroute2 import config
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    config.default_communicate_timeout = config.default_create_socket_timeout = MAKE_S
     try:
-        removed = _abandoned()
-        for name in removed:
-            with _explained(name, f"{name}: gone"):
-                _remove(name)
+        removed = _remove_abandoned()
         _make(Link(**json.loads(argv[0])))
         _answer(**{side: str(FOLDER / _name(side)) for side in SIDES}, removed=removed)
         _wait_for_the_end()

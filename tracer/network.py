@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from tracer import privileges, progress
 from tracer.errors import IophaseError
-from tracer.namespaces import ADDRESSES, SIDES, Link
+from tracer.namespaces import ADDRESSES, MAKE_S, SIDES, Link
 
 __all__ = ("Loopback", "Network", "Veth")
 
@@ -26,8 +26,6 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _CLONE_NEWNET = 0x40000000
-_MAKE_S = 120.0
-"""It is made within a second, emulated on a busy machine in half a minute; later it is stuck."""
 _CLOSE_S = 10.0
 """The keeper removes the namespaces within milliseconds; the kernel's clean-up goes on behind."""
 
@@ -106,9 +104,9 @@ class Veth:
 
     def _listen(self) -> dict[str, Any]:
         assert self._keeper.stdout is not None
-        if not select.select([self._keeper.stdout], [], [], _MAKE_S)[0]:
+        if not select.select([self._keeper.stdout], [], [], MAKE_S)[0]:
             self._keeper.kill()
-            raise IophaseError(f"--network veth: not made within {_MAKE_S:.0f} s")
+            raise IophaseError(f"--network veth: not made within {MAKE_S} s")
         line = self._keeper.stdout.readline()
         answer: dict[str, Any] = json.loads(line or '{"error": "its keeper died, see above"}')
         if "error" in answer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import json
 import os
 import signal
 import socket
@@ -12,12 +14,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.servers.client import within
 from tracer.errors import IophaseError
-from tracer.namespaces import FOLDER, Link
+from tracer.namespaces import FOLDER, MAKE_S, SIDES, Link
 from tracer.network import Loopback, Veth
 from tracer.privileges import effective
 
@@ -27,6 +30,8 @@ pytestmark = pytest.mark.skipif(
 
 GONE_S = 10.0
 NOBODY = 65534
+CLONE_NEWNS = 0x20000
+MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 MBIT = 8.0
 BYTES = 500_000
 LOSS = 20.0
@@ -178,23 +183,90 @@ def test_a_keeper_that_is_told_to_end_removes_its_namespaces(number: signal.Sign
     holder.wait()
 
 
+def test_a_keeper_that_is_told_to_end_while_it_makes_ends_when_it_has_made() -> None:
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "tracer.namespaces", "{}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with keeper:
+        assert keeper.stdout is not None
+        assert within(MAKE_S, lambda: holds_back(keeper.pid, signal.SIGTERM))
+        keeper.terminate()
+        answer = json.loads(keeper.stdout.readline())
+        assert keeper.wait(GONE_S) == 0
+    assert gone([Path(answer[side]) for side in SIDES])
+
+
+def holds_back(pid: int, number: signal.Signals) -> bool:
+    """Say whether a process has blocked a signal: SigBlk in proc(5)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigBlk")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def unseen(function: Callable[[], None]) -> None:
+    """Call a function where nobody else sees its namespaces' names, and it sees nobody's.
+
+    A thread of its own has a mount namespace of its own: mount_namespaces(7).
+    """
+    FOLDER.mkdir(exist_ok=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def inside() -> None:
+        assert libc.unshare(CLONE_NEWNS) == 0, ctypes.get_errno()
+        assert libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0, ctypes.get_errno()
+        assert libc.mount(b"none", bytes(FOLDER), b"tmpfs", 0, None) == 0, ctypes.get_errno()
+        function()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(inside).result()
+
+
 def test_what_a_killed_keeper_has_left_is_removed_by_the_next_and_nothing_else(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    holder, paths, keeper = held()
-    living, others, _ = held()
-    os.kill(keeper, signal.SIGKILL)
-    holder.kill()
-    holder.wait()
-    assert not gone(paths)
-    with Veth(Link()):
-        assert gone(paths)
-        assert all(path.exists() for path in others)
-    said = capfd.readouterr().err
-    assert all(f"removed network namespace {path.name}" in said for path in paths)
-    living.kill()
-    living.wait()
-    assert within(GONE_S, lambda: gone(others))
+    def leave_and_come() -> None:
+        holder, paths, keeper = held()
+        living, others, _ = held()
+        os.kill(keeper, signal.SIGKILL)
+        holder.kill()
+        holder.wait()
+        assert not gone(paths)
+        with Veth(Link()):
+            assert gone(paths)
+            assert all(path.exists() for path in others)
+        said = capfd.readouterr().err
+        assert all(f"removed network namespace {path.name}" in said for path in paths)
+        living.kill()
+        living.wait()
+        assert within(GONE_S, lambda: gone(others))
+
+    unseen(leave_and_come)  # somebody else's could be the next
+
+
+def test_of_those_who_remove_what_was_left_only_one_says_so() -> None:
+    keepers = 4
+
+    def leave_and_come_together() -> None:
+        holder, paths, keeper = held()
+        os.kill(keeper, signal.SIGKILL)
+        holder.kill()
+        holder.wait()
+        with ThreadPoolExecutor(keepers) as beside:
+            answers = list(beside.map(answer_of_a_keeper, range(keepers)))
+        removed = [name for answer in answers for name in answer["removed"]]
+        assert sorted(removed) == sorted(path.name for path in paths)
+
+    unseen(leave_and_come_together)
+
+
+def answer_of_a_keeper(_: int) -> Any:
+    """Start a keeper that ends at once, and return what it has said."""
+    said = subprocess.check_output(
+        [sys.executable, "-m", "tracer.namespaces", "{}"], stdin=subprocess.DEVNULL
+    )
+    return json.loads(said)
 
 
 def test_without_root_it_is_one_clear_line() -> None:

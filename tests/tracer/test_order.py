@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probes.layout import CALL
@@ -26,6 +26,7 @@ def records_at(times: list[int], kinds: list[int] | int = 1) -> Records:
     return records
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 4)), max_size=120), st.integers(1, 20))
 def test_any_records_are_ordered_like_a_stable_sort(
     rows: list[tuple[int, int]], chunk: int
