@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import socket
@@ -56,10 +55,18 @@ def test_processes_share_messages_and_connections_exactly() -> None:
 
 
 def test_duration_is_kept() -> None:
-    with peer() as address:
+    at: list[int] = []
+
+    def note(connection: socket.socket, data: bytes, count: int) -> None:
+        at.append(time.monotonic_ns())
+        echo(connection, data, count)
+
+    with peer(note) as address:
         result = run_load(address, LoadOptions(duration=0.5))
-    assert 0.5 <= result.duration_s < 0.6
-    assert result.verified == result.messages > 100
+    end_ns = result.started_ns + 500 * MS
+    assert sum(moment > end_ns for moment in at) <= result.connections  # what was under way
+    assert result.duration_s >= 0.5
+    assert result.verified == result.messages > result.connections
     assert result.requests_per_s == pytest.approx(result.messages / result.duration_s)
 
 
@@ -91,7 +98,9 @@ def test_latency_is_a_known_delay_and_never_less() -> None:
         result = run_load(address, LoadOptions(connections=1, messages=13))
     lowest = PAUSE_S * 1e9 * (1 - 1 / 1024)  # half a bucket of the histogram
     assert all(value is not None and value >= lowest for value in result.latency_ns.values())
-    assert (result.latency_ns["p50"] or 0) < PAUSE_S * 1e9 + 10 * MS
+    # One after the other: the seven longest, and six others, took no longer than the whole.
+    longest = (result.duration_s - 6 * PAUSE_S) * 1e9
+    assert 7 * (result.latency_ns["p50"] or 0) <= longest * (1 + 1 / 1024)
 
 
 def test_a_stalled_server_cannot_hide_in_an_open_loop() -> None:
@@ -101,9 +110,10 @@ def test_a_stalled_server_cannot_hide_in_an_open_loop() -> None:
     with peer(stall(after=300, seconds=0.4)) as address:
         closed_loop = run_load(address, LoadOptions(messages=2000, connections=4))
     assert (open_loop.messages, open_loop.unsent) == (2000, 0)
-    assert 350 * MS < (open_loop.latency_ns["p99"] or 0) < 900 * MS
+    assert (open_loop.latency_ns["p99"] or 0) > 350 * MS
     assert (open_loop.latency_ns["p90"] or 0) > 100 * MS
-    assert (closed_loop.latency_ns["p99"] or 0) < 100 * MS
+    # Of the closed loop's messages the stall has met one per connection: four in two thousand.
+    assert (closed_loop.latency_ns["p99"] or 0) < 350 * MS
 
 
 @pytest.mark.parametrize("arrivals", ["constant", "poisson"])
@@ -124,8 +134,11 @@ def test_bursts_arrive_together() -> None:
     with peer(note) as address:
         result = run_load(address, LoadOptions(rate=50, burst=10, messages=50))
     assert result.messages == 50
-    gaps = [after - before for before, after in itertools.pairwise(at)]
-    assert sum(gap > 0.1 for gap in gaps) == 4
+    bursts = [sorted(at)[first : first + 10] for first in range(0, 50, 10)]
+    for number, burst in enumerate(bursts):
+        assert burst[0] >= result.started_ns / 1e9 + number * 0.2  # not before it was due
+    # At this rate ten messages one by one would be 180 ms apart, however late some are.
+    assert min(burst[-1] - burst[0] for burst in bursts) < 0.09
 
 
 def test_messages_that_no_connection_was_free_for_are_reported() -> None:
