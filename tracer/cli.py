@@ -153,9 +153,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         _abandon_stdout()
         return FAILED
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if (said := _of_the_users_making(error)) is None:
             raise
-        what = error.filename or "the output"
-        print(f"iophase: cannot write {what}: {error.strerror}; make room for it", file=sys.stderr)
+        print(f"iophase: {said}", file=sys.stderr)
         _abandon_stdout()
         return FAILED
+
+
+def _of_the_users_making(error: OSError) -> str | None:
+    """Say of an error what the user can do about it; None if it can only be a defect of ours."""
+    if error.errno in _DISK_FULL:
+        return f"cannot write {error.filename or 'the output'}: {error.strerror}; make room for it"
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; ask its owner, or name another place"
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # getcwd(2)
+        return "the current directory is gone; change into another one"
+    return None

@@ -151,6 +151,34 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     assert "traces/epoll" in stderr and "No space left" in stderr
 
 
+def test_what_belongs_to_somebody_else_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = PermissionError(errno.EACCES, "Permission denied", "traces/epoll")
+    code, stderr = outcome(closed, monkeypatch, capsys)
+    assert code == 1
+    assert stderr.startswith("iophase: traces/epoll: Permission denied; ")
+    assert stderr.count("\n") == 1
+
+
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = ["sh", "-c", 'rmdir "$1"; shift; exec "$@"', "sh", str(gone), *IOPHASE]
+    process = subprocess.run(
+        [*command, "export", "x"],
+        cwd=gone,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stderr.splitlines() == [
+        "iophase: the current directory is gone; change into another one"
+    ]
+
+
 def test_other_errors_of_the_system_are_not_hidden(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
