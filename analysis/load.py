@@ -30,6 +30,18 @@ KEEP_BYTES = 100 << 20
 _REQUIRED_META = ("schema", "backend", "kernel", "targets", "lost", "emitted", "recorded")
 
 
+_TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
+    (
+        ("started", "stopped", "unclosed", "merged", "left_out", "sample", "returns_missed",
+         "threads_untraced", "sockets_untraced"),
+        int, "a number",
+    ),
+    (("clock", "workload", "narrowed", "selection", "resolution_ns"), dict, "an object"),
+    (("targets", "refused", "standing", "probes"), list, "an array of objects"),
+)  # fmt: skip
+"""What the values of keys are, as SCHEMA.md documents them, where they are not ``null``."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """One trace: ``meta`` is ``trace.json``; the frames have the columns of SCHEMA.md.
@@ -149,6 +161,7 @@ def load_meta(directory: Path) -> dict[str, Any]:
     for key in _REQUIRED_META:
         if key not in meta:
             raise TraceError(f"{path}: key {key!r} is missing")
+    _check_types(path, meta)
     for key in ("lost", "emitted", "recorded"):
         try:
             _total(meta[key])
@@ -157,6 +170,17 @@ def load_meta(directory: Path) -> dict[str, Any]:
                 f"{path}: key {key!r}: expected counts, found {meta[key]!r}"
             ) from error
     return meta
+
+
+def _check_types(path: Path, meta: Mapping[str, Any]) -> None:
+    for keys, kind, expected in _TYPES:
+        for key in keys:
+            value = meta.get(key)
+            fits = isinstance(value, kind) or (value is None and key != "targets")
+            if isinstance(value, list):
+                fits = fits and all(isinstance(one, dict) for one in value)
+            if not fits:
+                raise TraceError(f"{path}: key {key!r}: expected {expected}, found {value!r}")
 
 
 def _check_version(path: Path, meta: Mapping[str, Any]) -> None:

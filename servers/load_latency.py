@@ -14,7 +14,7 @@ __all__ = ("Latencies",)
 
 STEPS = 1024  # buckets in each octave: 0.1 % wide
 OCTAVES = 44  # up to 2**54 ns, 208 days
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
+PER_MILLE = {"p50": 500, "p90": 900, "p99": 990, "p99_9": 999}  # 99.9 / 100 has no exact float
 
 
 class Latencies:
@@ -56,14 +56,14 @@ class Latencies:
         """Return p50, p90, p99, p99_9, max and mean in ns; None without any latency."""
         n = int(self.counts.sum())
         if n == 0:
-            return dict.fromkeys((*PERCENTILES, "max", "mean"))
-        ranks = np.ceil(np.asarray([*PERCENTILES.values()]) / 100 * n)
+            return dict.fromkeys((*PER_MILLE, "max", "mean"))
+        ranks = -(-np.asarray([*PER_MILLE.values()]) * n // 1000)
         bucket = np.searchsorted(np.cumsum(self.counts), ranks)
         shift = np.maximum(bucket // STEPS - 1, 0)
         middle = ((bucket - shift * STEPS) << shift) + ((1 << shift) >> 1)
         values = np.minimum(middle, self.max)
         return {
-            **{name: int(value) for name, value in zip(PERCENTILES, values, strict=True)},
+            **{name: int(value) for name, value in zip(PER_MILLE, values, strict=True)},
             "max": self.max,
             "mean": self.total // n,
         }

@@ -169,6 +169,24 @@ def test_a_json_that_is_not_from_iophase_is_refused(directory: Path) -> None:
         load(directory)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("started", "x"),
+        ("unclosed", [1]),
+        ("clock", 5),
+        ("probes", "x"),
+        ("targets", [None]),
+        ("targets", None),
+    ],
+)
+def test_a_key_of_another_type_is_named(directory: Path, key: str, value: object) -> None:
+    meta = json.loads((directory / "trace.json").read_text())
+    (directory / "trace.json").write_text(json.dumps({**meta, key: value}))
+    with pytest.raises(TraceError, match=rf"trace.json: key '{key}': expected an? "):
+        load(directory)
+
+
 def test_a_missing_key_is_named(directory: Path) -> None:
     meta = json.loads((directory / "trace.json").read_text())
     del meta["lost"]

@@ -30,6 +30,15 @@ def test_percentiles_are_those_of_numpy_within_half_a_bucket() -> None:
     assert summary["mean"] == values.sum() // len(values)
 
 
+@pytest.mark.parametrize("thousands", [1, 2, 5])
+def test_a_percentile_of_a_round_number_is_not_the_next_value(thousands: int) -> None:
+    latencies = Latencies()
+    latencies.add(([1000] * 999 + [9_000_000]) * thousands)
+    summary = latencies.summary()
+    assert [summary[name] for name in ("p99", "p99_9")] == [1000, 1000]
+    assert summary["max"] == 9_000_000
+
+
 def test_small_latencies_are_exact_and_huge_ones_fit() -> None:
     latencies = Latencies()
     latencies.add([0, 1, 2047, 1 << 53])
