@@ -12,6 +12,7 @@ from analysis.bootstrap import CONFIDENCE, MIN_UNITS, resampling_weights
 from analysis.load import Trace
 from analysis.schema import CALLS, DELIVERIES, PHASE_COLUMNS, WAIT_PHASES
 from analysis.thread_calls import to_int
+from analysis.units import sizes_text
 
 __all__ = ("SLICES", "compare", "warnings")
 
@@ -145,5 +146,5 @@ def _load_of(trace: Trace) -> str:
         return "none known"
     return (
         f"{workload['connections']} connections, {workload.get('idle') or 0} idle, "
-        f"{workload['size']} B, rate {workload.get('rate') or 'closed loop'}"
+        f"{sizes_text(workload['size'])} B, rate {workload.get('rate') or 'closed loop'}"
     )

@@ -20,7 +20,7 @@ from analysis.load import Trace, load_many
 from analysis.newfile import replacing
 from analysis.repeat import commands
 from analysis.summary import summarise
-from analysis.units import count_text, time_text
+from analysis.units import count_text, sizes_text, time_text
 
 __all__ = ("MAX_BYTES", "page", "write_html")
 
@@ -44,8 +44,8 @@ def _load(trace: Trace) -> str:
     idle = f" and {workload['idle']} idle" if workload.get("idle") else ""
     rate = f"{workload['rate']:g} messages/s" if workload.get("rate") else "as fast as answered"
     return (
-        f"{workload['connections']} busy{idle} connections, {workload['size']} B, {rate}, "
-        f"{workload['duration_s']:.0f} s"
+        f"{workload['connections']} busy{idle} connections, {sizes_text(workload['size'])} B, "
+        f"{rate}, {workload['duration_s']:.0f} s"
     )
 
 

@@ -6,8 +6,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from analysis.load import Trace
+from analysis.units import sizes_text
 
 __all__ = ("commands", "record_command", "report_command")
+
+
+_LINK = {"--delay": "delay_ms", "--loss": "loss_percent", "--bandwidth": "bandwidth_mbit"}
 
 
 def record_command(trace: Trace) -> str:
@@ -15,10 +19,17 @@ def record_command(trace: Trace) -> str:
     backend = ["--backend", str(trace.meta["backend"])]
     workload = trace.meta.get("workload")
     if trace.model and workload:
-        load = ["--connections", workload["connections"], "--size", workload["size"]]
+        size = sizes_text(workload["size"])
+        load = ["--connections", workload["connections"], "--size", size]
         for option in ("idle", "rate"):
             if workload.get(option):
                 load += [f"--{option}", workload[option]]
+        if workload.get("transport", "tcp") != "tcp":
+            load += ["--transport", workload["transport"]]
+        if link := workload.get("network"):
+            load += ["--network", link["kind"]]
+            for option, figure in _LINK.items():
+                load += [option, link[figure]] if link.get(figure) else []
         load += ["--duration", max(round(float(workload["duration_s"])), 1)]
         return _line(["sudo", "iophase", "run", trace.model, *load, *backend])
     command = trace.meta.get("command")

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-__all__ = ("ABSENT", "bytes_text", "count_text", "number_text", "share_text", "time_text")
+__all__ = (
+    "ABSENT",
+    "bytes_text",
+    "count_text",
+    "number_text",
+    "share_text",
+    "sizes_text",
+    "time_text",
+)
 
 ABSENT = "-"
 """What stands for a figure that this trace cannot give."""
@@ -55,6 +63,11 @@ def count_text(count: float | None) -> str:
     if count is None or math.isnan(count):
         return ABSENT
     return f"{count:,.0f}"
+
+
+def sizes_text(size: int | list[int]) -> str:
+    """Return the size of messages, or their sizes, as ``iophase load --size`` takes them."""
+    return ",".join(map(str, size)) if isinstance(size, list) else str(size)
 
 
 def number_text(value: float | None) -> str:

@@ -41,6 +41,8 @@ BACKLOG = socket.SOMAXCONN
 # Python loop rounds between two looks at the CPU clock: about 4 us, against 0.2 us for the look.
 BURN_ROUNDS = 250
 
+MAX_BACKLOG = 2**31 - 1  # an int; the kernel takes net.core.somaxconn for what is more
+MAX_BUFFER_BYTES = 64 << 20  # the load generator's longest message; each receive allocates it
 MAX_WORK_US = 60_000_000  # of each message: long before, a client has given up
 MAX_SECONDS = 86_400.0  # of an option; a sleep of centuries is an error to the C library
 
@@ -246,7 +248,7 @@ def _parser(
         parser.add_argument("--udp", action="store_true", help="serve UDP instead of TCP")
     parser.add_argument(
         "--buffer",
-        type=_number(1),
+        type=_number(1, MAX_BUFFER_BYTES),
         default=BUFFER_BYTES,
         metavar="BYTES",
         help="size of one receive (%(default)s)",
@@ -259,7 +261,10 @@ def _parser(
         help="CPU time to burn on every message (%(default)s)",
     )
     parser.add_argument(
-        "--backlog", type=int, default=BACKLOG, help="argument of listen() (%(default)s)"
+        "--backlog",
+        type=_number(0, MAX_BACKLOG),
+        default=BACKLOG,
+        help="argument of listen() (%(default)s)",
     )
     for option in options:
         parser.add_argument(

@@ -137,6 +137,14 @@ def test_the_command_that_repeats_a_trace_names_its_load(tmp_path: Path) -> None
     assert record_command(load(path)) == (
         "sudo iophase run epoll --connections 8 --size 64 --duration 2 --backend tracepoint"
     )
+    workload = {**load(path).meta["workload"], "size": [64, 4096], "transport": "unix"}
+    path = synthetic.make_trace(tmp_path / "s", requests=50, meta={"workload": workload})
+    assert "--size 64,4096 --transport unix " in record_command(load(path))
+    assert "64,4096 B" in page([load(path)])
+    network = {"kind": "veth", "delay_ms": 5.0, "loss_percent": 0.0, "bandwidth_mbit": None}
+    workload = {**workload, "transport": "tcp", "network": network}
+    path = synthetic.make_trace(tmp_path / "n", requests=50, meta={"workload": workload})
+    assert "--size 64,4096 --network veth --delay 5.0 " in record_command(load(path))
     command = ["curl", "-s", "a b"]
     path = synthetic.make_trace(
         tmp_path / "u", requests=5, meta={"model": None, "workload": None, "command": command}

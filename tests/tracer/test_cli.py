@@ -111,6 +111,8 @@ LONG = "x" * 300
         (["load", "\udcff:80"], "host not found"),
         (["load", f"unix:/{LONG}"], "107 bytes"),
         (["serve", "epoll", "--host", LONG], "cannot listen"),
+        (["serve", "epoll", "--backlog", str(10**11)], "--backlog"),
+        (["serve", "epoll", "--buffer", str(10**12)], "--buffer"),
         (["serve", "epoll", "--unix", f"/{LONG}"], "too long"),
     ],
 )
