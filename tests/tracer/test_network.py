@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 GONE_S = 10.0
+HELD_UP_S = 3.0
+"""Longer than pyroute2 waits by itself."""
 NOBODY = 65534
 CLONE_NEWNS = 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
@@ -183,18 +186,42 @@ def test_a_keeper_that_is_told_to_end_removes_its_namespaces(number: signal.Sign
     holder.wait()
 
 
-def test_a_keeper_that_is_told_to_end_while_it_makes_ends_when_it_has_made() -> None:
-    keeper = subprocess.Popen(
+def keeper_alone() -> subprocess.Popen[bytes]:
+    """Return a keeper whose tool is this test; the end of its input is the end of the context."""
+    return subprocess.Popen(
         [sys.executable, "-m", "tracer.namespaces", "{}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    with keeper:
-        assert keeper.stdout is not None
+
+
+def answer_of(keeper: subprocess.Popen[bytes]) -> Any:
+    assert keeper.stdout is not None
+    return json.loads(keeper.stdout.readline())
+
+
+def test_a_keeper_that_is_told_to_end_while_it_makes_ends_when_it_has_made() -> None:
+    with keeper_alone() as keeper:
         assert within(MAKE_S, lambda: holds_back(keeper.pid, signal.SIGTERM))
         keeper.terminate()
-        answer = json.loads(keeper.stdout.readline())
+        answer = answer_of(keeper)
         assert keeper.wait(GONE_S) == 0
+    assert gone([Path(answer[side]) for side in SIDES])
+
+
+def test_a_network_is_made_though_a_process_that_helps_is_held_up() -> None:
+    with keeper_alone() as keeper:
+        children = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children")
+        helpers: list[str] = []
+        while not helpers and not select.select([keeper.stdout], [], [], 0)[0]:
+            helpers = children.read_text().split()
+        with contextlib.suppress(ProcessLookupError):
+            for helper in map(int, helpers):
+                os.kill(helper, signal.SIGSTOP)
+                time.sleep(HELD_UP_S)
+                os.kill(helper, signal.SIGCONT)
+        answer = answer_of(keeper)
+    assert set(SIDES) <= set(answer), answer
     assert gone([Path(answer[side]) for side in SIDES])
 
 
@@ -254,19 +281,16 @@ def test_of_those_who_remove_what_was_left_only_one_says_so() -> None:
         holder.kill()
         holder.wait()
         with ThreadPoolExecutor(keepers) as beside:
-            answers = list(beside.map(answer_of_a_keeper, range(keepers)))
+            answers = list(beside.map(make_and_remove, range(keepers)))
         removed = [name for answer in answers for name in answer["removed"]]
         assert sorted(removed) == sorted(path.name for path in paths)
 
     unseen(leave_and_come_together)
 
 
-def answer_of_a_keeper(_: int) -> Any:
-    """Start a keeper that ends at once, and return what it has said."""
-    said = subprocess.check_output(
-        [sys.executable, "-m", "tracer.namespaces", "{}"], stdin=subprocess.DEVNULL
-    )
-    return json.loads(said)
+def make_and_remove(_: int) -> Any:
+    with keeper_alone() as keeper:
+        return answer_of(keeper)
 
 
 def test_without_root_it_is_one_clear_line() -> None:
