@@ -213,6 +213,7 @@ def test_a_network_is_made_though_a_process_that_helps_is_held_up() -> None:
     with keeper_alone() as keeper:
         children = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children")
         helpers: list[str] = []
+        assert keeper.stdout is not None
         while not helpers and not select.select([keeper.stdout], [], [], 0)[0]:
             helpers = children.read_text().split()
         with contextlib.suppress(ProcessLookupError):
