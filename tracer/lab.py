@@ -27,6 +27,7 @@ from tracer.errors import USAGE, IophaseError
 from tracer.lab_clock import tsc_khz
 from tracer.lab_guest import PORTS, Job, initramfs, kernel_command_line
 from tracer.lab_kernels import CachedKernel, fetch, kernel_named
+from tracer.progress import working
 
 __all__ = ("EMULATOR", "LabResult", "run_in_lab")
 
@@ -93,6 +94,10 @@ def run_in_lab(
     )
     guest = _Guest(cached, stdout or sys.stdout.buffer, stderr or sys.stderr.buffer)
     try:
+        if progress:
+            guest.silence.enter_context(
+                working(f"kernel {cached.release} is emulated: no word yet")
+            )
         guest.start(emulator, shared)
         result = guest.run(job, timeout_s)
     finally:
@@ -189,6 +194,8 @@ class _Guest:
     started: float = field(default_factory=time.monotonic)
     boot_s: float | None = None
     exit_code: int | None = None
+    silence: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What is to last until the command says something."""
 
     def start(self, emulator: str, output: Path) -> None:
         """Start QEMU with one socket for the console, its own messages, and each port."""
@@ -243,6 +250,7 @@ class _Guest:
 
     def close(self) -> None:
         """Kill QEMU and close the sockets."""
+        self.silence.close()
         self.end()
         for channel in self.channels.values():
             channel.close()
@@ -262,6 +270,7 @@ class _Guest:
         except (BlockingIOError, ConnectionResetError):
             return False
         if name in ("stdout", "stderr"):
+            self.silence.close()
             stream = self.stdout if name == "stdout" else self.stderr
             stream.write(block)
             stream.flush()

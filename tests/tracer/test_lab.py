@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -120,6 +122,24 @@ def test_the_guests_clock_runs_like_ours(tmp_path: Path) -> None:
     first, second = tsc_khz(), tsc_khz()
     assert first and second
     assert abs(first - second) < first / 1000
+
+
+def test_a_terminal_is_told_of_a_guest_that_has_not_said_a_word(tmp_path: Path) -> None:
+    lab = (sys.executable, "-m", "tracer", "lab", "--exec", "--output", str(tmp_path), SERIES, "--")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*lab, "sh", "-c", "sleep 3; echo done"], stdout=subprocess.PIPE, stderr=theirs
+    ) as iophase:
+        os.close(theirs)
+        told = b""
+        with contextlib.suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:
+            while block := terminal.read(4096):  # EIO: nobody has the other end open (pty(7))
+                told += block
+        assert iophase.stdout is not None
+        assert iophase.stdout.read() == b"done\n"
+    assert iophase.returncode == 0
+    assert b"is emulated: no word yet ... 2 s" in told
+    assert told.endswith(b"\r\x1b[K")
 
 
 def test_output_is_byte_clean_and_files_come_out_whole(tmp_path: Path) -> None:
