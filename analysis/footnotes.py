@@ -73,13 +73,16 @@ def _submits(trace: Trace) -> bool:
 
 def _submitted_unseen(traces: Sequence[Trace]) -> Iterator[str]:
     """Say where io_uring or native AIO was at work without the probe that sees their messages."""
+    names: dict[str, list[str]] = {}
     for trace in traces:
         reason = dict(unattached(trace)).get("sock_recv_length")
         if reason and _submits(trace):
-            yield (
-                f"{trace.name}: what io_uring and native AIO received over UDP and unix sockets is"
-                f" not in the trace ({reason})."
-            )
+            names.setdefault(reason, []).append(trace.name)
+    for reason, alike in names.items():
+        yield (
+            f"{', '.join(alike)}: what io_uring and native AIO received over UDP and unix sockets"
+            f" is not in the trace{'s' if len(alike) > 1 else ''} ({reason})."
+        )
 
 
 def _found_no_room(traces: Sequence[Trace]) -> Iterator[str]:

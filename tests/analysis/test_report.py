@@ -133,6 +133,19 @@ def test_a_trace_whose_probes_could_not_be_calibrated_is_named(tmp_path: Path) -
     assert "not to be measured" not in report_text(paths[1:])
 
 
+def test_what_the_probes_did_not_see_of_submitted_receives_is_said_once(tmp_path: Path) -> None:
+    unseen = {"name": "sock_recv_length", "phase": "deliveries", "attached": None, "detail": "why"}
+    paths = []
+    for name in ("one", "other"):
+        path = synthetic.make_trace(tmp_path / name, requests=50, meta={"probes": [unseen]})
+        calls = (path / "calls.csv").read_text()
+        (path / "calls.csv").write_text(calls.replace("epoll_wait", "io_uring_enter"))
+        paths.append(path)
+    text = " ".join(report_text(paths).split())
+    assert text.count("what io_uring and native AIO received") == 1
+    assert "one, other: what io_uring" in text and "is not in the traces (why)." in text
+
+
 def test_two_traces_of_one_model_are_told_apart(tmp_path: Path) -> None:
     paths = [synthetic.make_trace(tmp_path / name, requests=50) for name in ("a", "b")]
     text = report_text(paths)
