@@ -51,6 +51,12 @@ def rows() -> Records:
         again = call("recvfrom", ts=10**6 * turn + 9, pid=5, tid=5, socket=3, fd=7, result=-11)
         made.append(again)
         made.append(
+            call(
+                "recvmmsg", ts=10**6 * turn + 9, pid=5, tid=5, socket=3, fd=7, result=70, bytes=64,
+                flags=flags("BYTES_UNKNOWN", "COPY_UNKNOWN"),
+            )
+        )  # fmt: skip
+        made.append(
             delivery(
                 ts=10**6 * turn + 10, pid=5, tid=5, socket=3, copied=10**6 * turn + 11,
                 flags=flags("READY_UNKNOWN"),

@@ -10,7 +10,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.layout import CALL, KINDS, NAME, SOCKET, THREAD
+from probes.layout import CALL, KINDS, SOCKET, THREAD
 from tracer.ring import Records
 
 __all__ = ("Few",)
@@ -57,7 +57,7 @@ class Few:
             ended[mains[:-_PROCESSES]] = True
             old["pid"][mains[:-_PROCESSES]] = OTHERS
         gone = np.isin(old["tid"], old["tid"][ended & (old["tid"] != OTHERS)])
-        names = (old["kind"] == KINDS["NAME"]) & ~gone & ~_repeated(old, NAME)
+        names = (old["kind"] == KINDS["NAME"]) & ~gone & ~_repeated(old)
         addresses = old["kind"] == KINDS["SOCKET"]
         addresses &= np.isin(old.view(SOCKET)["socket"], list(sockets))
         kept = old[names | addresses | (ledgers & ~ended)]
@@ -65,7 +65,7 @@ class Few:
         self.left_out += len(whole) - sum(map(len, self._parts))
 
 
-def _repeated(records: Records, dtype: np.dtype[np.void]) -> NDArray[np.bool_]:
+def _repeated(records: Records) -> NDArray[np.bool_]:
     """Tell which records are followed by one of the same kind and thread."""
     keys = records["tid"].astype(np.int64) << 8 | records["kind"]
     _, last = np.unique(keys[::-1], return_index=True)

@@ -60,5 +60,6 @@ def frame_of(calls: Records, contexts: Sequence[str]) -> pd.DataFrame:
     columns["result"][unfinished] = pd.NA
     columns["copy_ns"] = pd.array(columns["copy_ns"], dtype="Int64")
     columns["copy_ns"][(calls["flags"] & FLAGS["COPY_UNKNOWN"]) != 0] = pd.NA
-    columns["bytes"][~RECEIVES[calls["call"]] | unfinished] = pd.NA
+    unseen = (calls["flags"] & FLAGS["BYTES_UNKNOWN"]) != 0
+    columns["bytes"][~RECEIVES[calls["call"]] | unfinished | unseen] = pd.NA
     return pd.DataFrame(columns).sort_values(["tid", "ts_ns"], ignore_index=True)
