@@ -39,9 +39,14 @@ class _ProgLoad(ctypes.Structure):
 
 
 def pytest_configure() -> None:
-    """Let SIGHUP end what tests start under nohup(1), too: a handler is not inherited by exec."""
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+    """Let SIGHUP and SIGINT end what tests start, also under nohup(1) or in the background of a
+    script, where they are ignored: that exec passes on, a handler it does not."""
+    for number, handler in (
+        (signal.SIGHUP, lambda *_: None),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @functools.cache
