@@ -18,7 +18,7 @@ REQUIRE_LIVE = "IOPHASE_REQUIRE_LIVE"
 
 _BPF_PROG_LOAD = 5
 _RAW_TRACEPOINT = 17
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _RETURN_ZERO = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
 
 
@@ -59,7 +59,7 @@ def refusal() -> str | None:
         return "BCC's Python package is not installed (python3-bpfcc)"
     if not Path("/sys/kernel/btf/vmlinux").exists():
         return "the kernel has no BTF"
-    if platform.machine() not in _SYS_BPF:
+    if platform.machine() not in SYS_BPF:
         return f"no number of the bpf system call for {platform.machine()}"
     instructions = ctypes.create_string_buffer(_RETURN_ZERO, len(_RETURN_ZERO))
     gpl = ctypes.create_string_buffer(b"GPL")
@@ -70,7 +70,7 @@ def refusal() -> str | None:
         license=ctypes.addressof(gpl),
     )
     libc = ctypes.CDLL(None, use_errno=True)
-    number = _SYS_BPF[platform.machine()]
+    number = SYS_BPF[platform.machine()]
     program = libc.syscall(number, _BPF_PROG_LOAD, ctypes.byref(attr), ctypes.sizeof(attr))
     if program < 0:
         return f"the kernel refuses a BPF program: {os.strerror(ctypes.get_errno())}"

@@ -49,7 +49,8 @@ _NO_SPACE = 64 * 1024
 _CONSOLE_KEPT = 64 * 1024
 _LONGEST_JOB = 100_000  # fits into a socket's buffer (net.core.wmem_default is 208 KiB)
 _PR_SET_PDEATHSIG = 1
-_PASSED_ON = ("PATH", "HOME", "TERM", "LANG", "LC_ALL", "TZ", "NO_COLOR", "SUDO_UID", "SUDO_GID")
+_SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+_PASSED_ON = ("HOME", "TERM", "LANG", "LC_ALL", "TZ", "NO_COLOR", "SUDO_UID", "SUDO_GID")
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,19 @@ def _environment(series: str) -> dict[str, str]:
     columns = shutil.get_terminal_size().columns
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
         "USER": "root",
+        "PATH": _path_of_root(),
         "COLUMNS": str(columns),
         # Output through a pipe would come in blocks of 8 KiB.
         "PYTHONUNBUFFERED": "1",
         "IOPHASE_LAB": series,
         **_caller(),
     }
+
+
+def _path_of_root() -> str:
+    """Return PATH, with the folders of root's own commands, which an ordinary user's lacks."""
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([*path, *(sbin for sbin in _SBIN if sbin not in path)])
 
 
 def _caller() -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import ctypes
+import errno
+import os
+import platform
 import subprocess
 import sys
 import time
@@ -11,11 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.conftest import SYS_BPF
 from tests.live.target import PATIENCE_S
 
 __all__ = ("IOPHASE", "Tool", "iophase", "wait_until")
 
 ROOT = Path(__file__).parents[2]
+_BPF_PROG_GET_NEXT_ID = 11
 IOPHASE = (sys.executable, "-m", "tracer")
 
 
@@ -114,8 +119,17 @@ def programs_of(pid: int) -> set[int]:
 
 def loaded_programs() -> set[int]:
     """Return the ids of all BPF programs."""
-    shown = subprocess.run(["bpftool", "-j", "prog", "show"], capture_output=True, check=True)
-    return {program["id"] for program in json.loads(shown.stdout)}
+    libc = ctypes.CDLL(None, use_errno=True)
+    ids = set()
+    attr = (ctypes.c_uint32 * 3)()  # start_id, next_id, open_flags
+    arguments = (SYS_BPF[platform.machine()], _BPF_PROG_GET_NEXT_ID, attr, ctypes.sizeof(attr))
+    while libc.syscall(*arguments) == 0:
+        attr[0] = attr[1]
+        ids.add(attr[1])
+    number = ctypes.get_errno()
+    if number != errno.ENOENT:
+        raise OSError(number, os.strerror(number))
+    return ids
 
 
 def descendants(pid: int) -> set[int]:

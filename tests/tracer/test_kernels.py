@@ -102,6 +102,9 @@ PYTEST = (
 )
 """In /run, because /tmp begins as this machine's, where an ordinary user may not enter root's."""
 
+NOBODY_ELSE = ("--unset=SUDO_UID", "--unset=SUDO_GID")
+"""An ordinary user's lab acts for that user, who may not enter the tests' folders in its memory."""
+
 
 class Guest:
     """pytest in a guest, as root, in a process of its own; what it says goes to a file."""
@@ -119,7 +122,7 @@ class Guest:
         environment = [f"{REQUIRE_LIVE}=1", f"IOPHASE_TEST_MODELS={' '.join(models)}"]
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
-                [*lab, "env", *environment, *PYTEST, *arguments],
+                [*lab, "env", *NOBODY_ELSE, *environment, *PYTEST, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
