@@ -71,12 +71,15 @@ def wait_until(what: str, condition: object, timeout_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def test_the_guest_is_another_kernel_on_this_file_system(tmp_path: Path) -> None:
+def test_the_guest_is_another_kernel_on_this_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     ours = tmp_path.parent / "ours"
     ours.write_text("from outside")
     script = f"""
         uname -r; pwd; readlink -f /proc/$$/exe; cat {ours}; id -u; nproc; ulimit -n
-        echo "$IOPHASE_LAB"
+        echo "$IOPHASE_LAB"; echo "$PATH"
         grep -c . /proc/net/dev_mcast >/dev/null; cat /sys/class/net/lo/operstate
         ls -d /sys/kernel/tracing/events /sys/fs/bpf /sys/fs/cgroup/cgroup.procs /dev/pts/ptmx
         echo changed > {ours}; cat {ours}
@@ -89,12 +92,14 @@ def test_the_guest_is_another_kernel_on_this_file_system(tmp_path: Path) -> None
     assert lines[0].startswith(f"{SERIES}.")
     shell = str(Path("/bin/sh").resolve())
     soft = str(os.sysconf("SC_OPEN_MAX"))
-    assert lines[1:8] == [str(Path.cwd()), shell, "from outside0", "2", soft, SERIES, "unknown"]
-    assert lines[8:12] == [
+    path = "/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+    assert lines[1:7] == [str(Path.cwd()), shell, "from outside0", "2", soft, SERIES]
+    assert lines[7:9] == [path, "unknown"]
+    assert lines[9:13] == [
         *("/dev/pts/ptmx", "/sys/fs/bpf", "/sys/fs/cgroup/cgroup.procs"),
         "/sys/kernel/tracing/events",
     ]
-    assert lines[12:] == ["changed"]
+    assert lines[13:] == ["changed"]
     assert stderr == b"to stderr\n"
     assert ours.read_text() == "from outside"
     assert 0 < result.boot_s < result.total_s
