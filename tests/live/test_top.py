@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import signal
 import struct
 import subprocess
@@ -19,18 +20,18 @@ import pytest
 from servers.load import Load, LoadOptions
 from servers.models import by_name
 from tests.live.command import loaded_programs, programs_of, wait_until
+from tests.live.target import PATIENCE_S
 from tracer.reference import ReferenceServer
 
 pytestmark = pytest.mark.live
 
-TIMEOUT_S = 90
 COLUMNS = 80
 TOP = ("-m", "tracer", "top")
 
 
 def top(*arguments: str) -> list[str]:
     command = [sys.executable, *TOP, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     lines = done.stdout.splitlines()
     assert all(len(line) <= COLUMNS for line in lines)
     return lines
@@ -43,7 +44,7 @@ def top(*arguments: str) -> list[str]:
 def test_a_busy_server_is_shown_with_its_model_losses_and_cost(
     view: str, heading: str, row: str
 ) -> None:
-    options = LoadOptions(connections=3, duration=TIMEOUT_S, rate=300)
+    options = LoadOptions(connections=3, duration=PATIENCE_S, rate=300)
     with ReferenceServer(by_name("epoll")) as server, Load(server.address, options) as load:
         load.connect()
         load.start()
@@ -73,9 +74,10 @@ class Terminal:
 
     def until(self, text: str) -> None:
         """Read until it has shown this, or has ended."""
-        limit = time.monotonic() + TIMEOUT_S
+        limit = time.monotonic() + PATIENCE_S
         while text not in self.said:
-            assert time.monotonic() < limit, self.said
+            rest = max(0.0, limit - time.monotonic())
+            assert select.select([self._descriptor], [], [], rest)[0], self.said
             try:
                 self.said += os.read(self._descriptor, 65536).decode(errors="replace")
             except OSError:  # EIO: nobody has the other end open (pty(7))
@@ -86,7 +88,9 @@ class Terminal:
 
 
 @contextmanager
-def on_a_terminal(*arguments: str, program: tuple[str, ...] = TOP) -> Iterator[Terminal]:
+def on_a_terminal(
+    *arguments: str, program: tuple[str, ...] = TOP, term: str = "xterm-256color"
+) -> Iterator[Terminal]:
     """Yield the running command; afterwards the terminal must be as it was."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
@@ -96,11 +100,12 @@ def on_a_terminal(*arguments: str, program: tuple[str, ...] = TOP) -> Iterator[T
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
+        env=os.environ | {"TERM": term},
         start_new_session=True,
     ) as process:
         try:
             yield Terminal(ours, process)
-            process.wait(TIMEOUT_S)
+            process.wait(PATIENCE_S)
         finally:
             process.kill()
     assert termios.tcgetattr(theirs) == before
@@ -129,6 +134,19 @@ def test_the_terminal_is_as_it_was_however_it_ends(how: str) -> None:
         top.until("\x1b[?25h")  # and so is the cursor
     assert top.process.returncode == 0
     assert "Traceback" not in top.said
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_one_picture_below_the_other() -> None:
+    with (
+        ReferenceServer(by_name("epoll")) as server,
+        on_a_terminal("-p", str(server.pid), "-n", "2", term="dumb") as top,
+    ):
+        for _ in range(2):
+            top.until("q quit")
+            picture, _, top.said = top.said.partition("q quit")
+            assert "1 process by calls/s" in picture
+            assert "\x1b" not in picture
+    assert top.process.returncode == 0
 
 
 FAILING = """
@@ -166,13 +184,13 @@ def test_an_error_in_drawing_is_one_line_on_a_terminal_as_it_was_and_nothing_is_
 
 
 def test_an_output_that_has_no_bars_gets_question_marks() -> None:
-    options = LoadOptions(connections=3, duration=TIMEOUT_S, rate=300)
+    options = LoadOptions(connections=3, duration=PATIENCE_S, rate=300)
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
     with ReferenceServer(by_name("epoll")) as server, Load(server.address, options) as load:
         load.connect()
         load.start()
         command = [sys.executable, *TOP, "-p", str(server.pid), "-n", "1"]
-        done = subprocess.run(command, capture_output=True, env=ascii_only, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, env=ascii_only, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode("ascii").splitlines()[-2].endswith("?")
 

@@ -102,7 +102,7 @@ def _count(text: str) -> int:
 
 
 class _Screen:
-    """Draws the state: in place on a terminal, one picture below the other elsewhere."""
+    """Draws the state: in place on a terminal, else (or on a dumb one) one below the other."""
 
     def __init__(self, state: TopState, view: View, console: Console, live: Live | None) -> None:
         self.view = view
@@ -155,7 +155,7 @@ def _watch(state: TopState, wanted: Targets, wish: Wish, args: Namespace, consol
     with contextlib.ExitStack() as stack:
         key = stack.enter_context(keys())
         live = None
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal:
             live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False))
         screen = _Screen(state, view, console, live)
         left = args.count
