@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from tracer.terminal import redraws
+
 __all__ = ("begin", "conversion", "status", "step", "working")
 
 _PATIENCE_S = 2.0
@@ -23,12 +25,12 @@ _CLEAR = "\r\033[K"
 
 def begin(text: str) -> None:
     """Say what is being done now; on a terminal, until something else is said."""
-    _write(f"{_CLEAR}{text}" if sys.stderr.isatty() else f"{text}\n")
+    _write(f"{_CLEAR}{text}" if redraws(sys.stderr) else f"{text}\n")
 
 
 def step(text: str) -> None:
     """Say what is being done now, or what came of it."""
-    _write(f"{_CLEAR if sys.stderr.isatty() else ''}{text}\n")
+    _write(f"{_CLEAR if redraws(sys.stderr) else ''}{text}\n")
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def status() -> Iterator[Callable[[str], None]]:
     def show(text: str) -> None:
         nonlocal drawn
         now = time.monotonic()
-        if sys.stderr.isatty() and now - drawn >= _STATUS_S:
+        if redraws(sys.stderr) and now - drawn >= _STATUS_S:
             drawn = now
             _write(f"{_CLEAR}{text}")
 
@@ -62,7 +64,7 @@ def conversion(what: str) -> Iterator[Callable[[int, int], None]]:
         if now - began < _PATIENCE_S or now - drawn < _REFRESH_S or not total:
             return
         drawn = now
-        if sys.stderr.isatty():
+        if redraws(sys.stderr):
             cells = _BAR_CELLS * done // total
             bar = "#" * cells + "." * (_BAR_CELLS - cells)
             _write(f"\r{what} [{bar}] {done / total:4.0%}")
@@ -70,7 +72,7 @@ def conversion(what: str) -> Iterator[Callable[[int, int], None]]:
             step(f"{what} ({total:,} records) ...")
         shown = True
 
-    terminal = sys.stderr.isatty()
+    terminal = redraws(sys.stderr)
     if terminal:
         begin(f"{what} ...")
     try:
@@ -89,7 +91,7 @@ def working(what: str) -> Iterator[None]:
         while not done.wait(_PATIENCE_S):
             _write(f"{_CLEAR}{what} ... {time.monotonic() - began:.0f} s")
 
-    if not sys.stderr.isatty():
+    if not redraws(sys.stderr):
         yield
         return
     teller = threading.Thread(target=tell, daemon=True)

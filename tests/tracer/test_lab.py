@@ -133,7 +133,10 @@ def test_a_terminal_is_told_of_a_guest_that_has_not_said_a_word(tmp_path: Path) 
     lab = (sys.executable, "-m", "tracer", "lab", "--exec", "--output", str(tmp_path), SERIES, "--")
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*lab, "sh", "-c", "sleep 3; echo done"], stdout=subprocess.PIPE, stderr=theirs
+        [*lab, "sh", "-c", "sleep 3; echo done"],
+        env=os.environ | {"TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
     ) as iophase:
         os.close(theirs)
         told = b""

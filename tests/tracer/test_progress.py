@@ -16,9 +16,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, file: io.StringIO, seconds: float) -> str:
+def shown(
+    monkeypatch: pytest.MonkeyPatch, file: io.StringIO, seconds: float, term: str = "xterm"
+) -> str:
     monkeypatch.setattr(progress, "_PATIENCE_S", 0.05)
     monkeypatch.setattr(sys, "stderr", file)
+    monkeypatch.setenv("TERM", term)
     with progress.working("reading"):
         limit = time.monotonic() + seconds
         while time.monotonic() < limit and not file.getvalue():
@@ -36,3 +39,10 @@ def test_long_work_is_named_on_a_terminal_and_its_line_is_cleared(
 
 def test_work_says_nothing_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, io.StringIO(), 0.2) == ""
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    assert shown(monkeypatch, terminal, 0.2, "dumb") == ""
+    progress.begin("attaching")
+    assert terminal.getvalue() == "attaching\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracer.errors import FAILED, USAGE, IophaseError
+from tracer.terminal import coloured
 
 if TYPE_CHECKING:
     from tracer.claims_runner import Job, Untraced
@@ -58,7 +59,7 @@ class Claims:
         except ValueError as error:
             raise IophaseError(f"{error}; 'iophase claims --list' shows all", USAGE) from None
         if args.list:
-            print(claims_text(claims, colour=_colour()).rstrip("\n"))
+            print(claims_text(claims, colour=coloured()).rstrip("\n"))
             return 0
         return _test([claim.name for claim in claims], args)
 
@@ -93,13 +94,9 @@ def _test(names: Sequence[str], args: Namespace) -> int:
     if args.json:
         print(document)
     else:
-        print(verdicts_text(verdicts, output, colour=_colour()).rstrip("\n"))
+        print(verdicts_text(verdicts, output, colour=coloured()).rstrip("\n"))
     print(f"\ntraces: {output}/", file=sys.stderr if args.json else sys.stdout)
     return 0 if traces == expected and not any(verdict.failed for verdict in verdicts) else FAILED
-
-
-def _colour() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def _run(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tracer.errors import FAILED, IophaseError
+from tracer.terminal import coloured
 from tracer.version import __version__
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def _as_json(
 def _print_checks(host: Host, findings: list[Check]) -> None:
     cpus = f"{host.cpus} CPU{'s' if host.cpus > 1 else ''}"
     print(f"iophase {__version__} on Linux {host.kernel}, {host.arch}, {cpus}\n")
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = coloured()
     for check in findings:
         status = f"{check.status:8}"
         if colour:

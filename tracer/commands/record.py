@@ -7,7 +7,6 @@ import contextlib
 import os
 import shlex
 import shutil
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from tracer import progress
 from tracer.errors import FAILED, LOST, USAGE, IophaseError
 from tracer.target_arguments import add_narrowing, add_targets, seconds
+from tracer.terminal import coloured
 
 if TYPE_CHECKING:
     from tracer.launched import Launched
@@ -268,7 +268,7 @@ def _report(output: Path) -> None:
     from analysis.recording import recording_text
     from analysis.report import report_text
 
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = coloured()
     print(report_text([output], colour=colour))
     print(recording_text(output, colour=colour).rstrip("\n"))
     print(f"\ntrace: {output}/")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from tracer import progress
 from tracer.errors import IophaseError
+from tracer.terminal import coloured
 
 __all__ = ("Report",)
 
@@ -69,7 +68,7 @@ def _print_report(directories: list[Path], as_json: bool) -> None:
             text = report_json(directories, families=_families())
         print(text)
         return
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = coloured()
     with progress.working("reading"):
         text = report_text(directories, families=_families(), colour=colour)
     print(text.rstrip("\n"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracer.errors import FAILED, LOST, USAGE, IophaseError
+from tracer.terminal import coloured
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -223,7 +223,7 @@ def _report(directories: list[Path], absent: dict[str, str], as_json: bool) -> N
     if as_json:
         print(report_json(directories, families=families, absent=absent))
         return
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = coloured()
     text = report_text(directories, families=families, absent=absent, colour=colour)
     print(text.rstrip("\n"))
 
